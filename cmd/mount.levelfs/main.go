@@ -1,0 +1,122 @@
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
+// Command mount.levelfs is the mount(8) helper of levelfs.
+//
+//	mount.levelfs SPEC DIR [-sfnv] [-o OPTIONS]
+//
+// SPEC is COMPONENT@LEVEL, or COMPONENT for the level that this host runs. The
+// exit status is mount(8)'s: 0 only if the view is mounted at DIR.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/view"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+// Exit status of mount(8). 16 is never used: automount would retry.
+const (
+	exitOK          = 0
+	exitUsage       = 1  // incorrect invocation or permissions
+	exitSystem      = 2  // system error
+	exitBug         = 4  // internal error
+	exitInterrupted = 8  // interrupted by the user
+	exitFailed      = 32 // mount failure
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+
+func run(args []string, stderr io.Writer) (status int) {
+	report := reporter{stderr: stderr}
+	defer func() {
+		if p := recover(); p != nil {
+			report.error(fmt.Errorf("internal error: %v", p))
+			status = exitBug
+		}
+	}()
+	call, err := parseArgs(args)
+	if err != nil {
+		report.error(err)
+		return exitUsage
+	}
+	report.spec = call.spec
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if err := mount(ctx, call, &report); err != nil {
+		report.error(err)
+		return exitStatus(ctx, err)
+	}
+	return exitOK
+}
+
+func exitStatus(ctx context.Context, err error) int {
+	var usage *usageError
+	switch {
+	case ctx.Err() != nil:
+		return exitInterrupted
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.Is(err, errSystem):
+		return exitSystem
+	}
+	return exitFailed
+}
+
+// errSystem marks what has nothing to do with this view.
+var errSystem = errors.New("system error")
+
+func mount(ctx context.Context, call *call, report *reporter) error {
+	key, err := ldapmap.ParseKey(call.spec)
+	if err != nil {
+		return &usageError{err.Error()}
+	}
+	if os.Geteuid() != 0 {
+		return &usageError{"only root can mount a view"}
+	}
+	target, err := filepath.EvalSymlinks(call.dir)
+	if err == nil {
+		target, err = filepath.Abs(target)
+	}
+	if err != nil {
+		return fmt.Errorf("mount point: %w", err)
+	}
+	c, err := config.Load()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errSystem, err)
+	}
+	resolution, warning, err := resolve(ctx, c, key)
+	if warning != "" {
+		report.warn(warning)
+	}
+	if err != nil {
+		return err
+	}
+	plan, err := view.Plan(c, resolution, target, call.options)
+	if err != nil {
+		return err
+	}
+	if call.fake {
+		return nil
+	}
+	applier := mounter.Applier{}
+	if call.verbose {
+		applier.Before = func(s mounter.Step) error {
+			fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", strings.Join(strings.Fields(fmt.Sprint(s.Op, " ", s.Path, " ", s.Target)), " "))
+			return nil
+		}
+	}
+	return applier.Apply(ctx, plan)
+}

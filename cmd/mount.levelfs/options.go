@@ -1,0 +1,114 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/levelfs/levelfs/internal/view"
+)
+
+// A call is the command line, understood.
+type call struct {
+	spec, dir     string
+	fake, verbose bool
+	options       view.Options
+}
+
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+const usage = "usage: mount.levelfs COMPONENT[@LEVEL] DIR [-sfnv] [-o OPTIONS]"
+
+// parseArgs reads what mount(8) passes to a helper: two words, then options
+// (context_mount.c, exec_helper).
+func parseArgs(args []string) (*call, error) {
+	if len(args) < 2 || strings.HasPrefix(args[0], "-") || strings.HasPrefix(args[1], "-") {
+		return nil, usagef(usage)
+	}
+	c := &call{spec: args[0], dir: args[1]}
+	var sloppy bool
+	var options []string
+	rest := args[2:]
+	for len(rest) > 0 {
+		arg := rest[0]
+		rest = rest[1:]
+		letters, isOption := strings.CutPrefix(arg, "-")
+		if !isOption || letters == "" {
+			return nil, usagef("unexpected argument %q\n%s", arg, usage)
+		}
+		for letters != "" {
+			letter := letters[0]
+			letters = letters[1:]
+			switch letter {
+			case 's':
+				sloppy = true
+			case 'f':
+				c.fake = true
+			case 'n': // there is no mtab to leave alone
+			case 'v':
+				c.verbose = true
+			case 'o', 't', 'N':
+				value := letters
+				if letters = ""; value == "" {
+					if len(rest) == 0 {
+						return nil, usagef("option -%c needs a value\n%s", letter, usage)
+					}
+					value, rest = rest[0], rest[1:]
+				}
+				switch letter {
+				case 'o':
+					options = append(options, strings.Split(value, ",")...)
+				case 'N':
+					return nil, usagef("-N is not supported: run mount in that namespace")
+				}
+			default:
+				return nil, usagef("unknown option -%c\n%s", letter, usage)
+			}
+		}
+	}
+	var err error
+	c.options, err = parseOptions(options, sloppy)
+	return c, err
+}
+
+// parseOptions reads the words after -o. The last of contradicting ones counts,
+// as with mount(8). What is unknown is refused, unless sloppy.
+func parseOptions(words []string, sloppy bool) (o view.Options, err error) {
+	set := func(flag string) {
+		if !slices.Contains(o.Flags, flag) {
+			o.Flags = append(o.Flags, flag)
+		}
+	}
+	clear := func(flag string) {
+		o.Flags = slices.DeleteFunc(o.Flags, func(f string) bool { return f == flag })
+	}
+	for _, w := range words {
+		switch w {
+		case "", "defaults", "nodev", "async", "auto", "noauto", "nouser", "_netdev", "nofail", "silent", "loud":
+		case "ro":
+			o.ReadOnly = true
+		case "rw":
+			o.ReadOnly = false
+		case "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime":
+			set(w)
+		case "suid", "exec", "atime", "diratime":
+			clear("no" + w)
+		case "norelatime", "nostrictatime":
+			clear(w[2:])
+		case "dev":
+			return o, usagef("option %q is refused: a view never has device nodes", w)
+		case "remount":
+			return o, usagef("a view cannot be remounted: unmount it and mount it again")
+		default:
+			if strings.HasPrefix(w, "x-") || strings.HasPrefix(w, "X-") || strings.HasPrefix(w, "comment=") || sloppy {
+				continue
+			}
+			return o, usagef("unknown mount option %q", w)
+		}
+	}
+	return o, nil
+}

@@ -1,0 +1,132 @@
+// Package cache keeps what the inventory last said: the definition of each level
+// that was asked for, and which level each caller was given.
+//
+// It serves two ends. The map leaves a level's definition here and the mount
+// helper picks it up, so that the helper speaks to no server and needs no LDAP
+// library. And when no server answers, a known caller keeps its last known level.
+//
+// All of it can be had again: files are replaced by rename but not synced, and
+// whatever does not parse is as good as absent. That is also why the usual
+// libraries for atomic files are not used: they sync, which costs more than the
+// whole lookup.
+package cache
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/levelfs/levelfs/ldapmap"
+)
+
+// A Cache is a directory, which is made at the first write, for root only.
+type Cache struct{ Dir string }
+
+// ErrNotCached is the answer for what is not in the cache.
+var ErrNotCached = errors.New("not in the cache")
+
+// SaveLevel keeps what a resolution says of its level: component, level and
+// layers. How the level was found is left out, since that is the caller's.
+func (c Cache) SaveLevel(r *ldapmap.Resolution) error {
+	text, err := json.Marshal(ldapmap.Resolution{
+		Query:     ldapmap.Query{Key: r.Key()},
+		Component: r.Component, Level: r.Level, Layers: r.Layers,
+	})
+	if err != nil {
+		return err
+	}
+	return replace(c.levelFile(r.Level.Name), append(text, '\n'))
+}
+
+// Level returns the last saved definition of a level, such as "emacs@29.4-1", and
+// when it was saved.
+func (c Cache) Level(name string) (*ldapmap.Resolution, time.Time, error) {
+	text, when, err := read(c.levelFile(name))
+	if err != nil {
+		return nil, when, err
+	}
+	r := new(ldapmap.Resolution)
+	if json.Unmarshal(text, r) != nil || r.Level.Name != name || r.Key().String() != name {
+		return nil, when, fmt.Errorf("level %q: %w", name, ErrNotCached)
+	}
+	return r, when, nil
+}
+
+// SaveAnswer keeps which level a host was given.
+func (c Cache) SaveAnswer(host string, level ldapmap.Key) error {
+	return replace(c.answerFile(host, level.Component), []byte(level.String()+"\n"))
+}
+
+// Answer returns the level of the component that the host was last given, and
+// when.
+func (c Cache) Answer(host, component string) (ldapmap.Key, time.Time, error) {
+	text, when, err := read(c.answerFile(host, component))
+	if err != nil {
+		return ldapmap.Key{}, when, err
+	}
+	line, complete := strings.CutSuffix(string(text), "\n")
+	key, err := ldapmap.ParseKey(line)
+	if !complete || err != nil || key.Component != component || key.Level == "" {
+		return ldapmap.Key{}, when, fmt.Errorf("level of %q for %q: %w", component, host, ErrNotCached)
+	}
+	return key, when, nil
+}
+
+func (c Cache) levelFile(name string) string {
+	return filepath.Join(c.Dir, "levels", name+".json")
+}
+
+func (c Cache) answerFile(host, component string) string {
+	return filepath.Join(c.Dir, "answers", host, component)
+}
+
+func read(path string) ([]byte, time.Time, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, time.Time{}, fmt.Errorf("%q: %w", filepath.Base(path), ErrNotCached)
+	}
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	text := make([]byte, info.Size())
+	n, err := f.ReadAt(text, 0)
+	return text[:n], info.ModTime(), err
+}
+
+// replace writes a file, or only marks it as new if it has that content already.
+func replace(path string, text []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+		now := time.Now()
+		return os.Chtimes(path, now, now)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".*.new")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
+		f, err = os.CreateTemp(filepath.Dir(path), ".*.new")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}

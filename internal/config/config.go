@@ -1,0 +1,173 @@
+// Package config reads levelfs.toml and knows where levelfs keeps its files.
+//
+// All paths lie below one root, "/" unless the environment variable LEVELFS_ROOT
+// names another, so that a test or a trial never meets the machine's own state.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// RootVariable is the environment variable that moves every path of levelfs.
+const RootVariable = "LEVELFS_ROOT"
+
+// A Config is the contents of levelfs.toml and the root that it was read under.
+type Config struct {
+	// Host is the name that this machine is looked up by. Empty: its host name.
+	Host string `toml:"host"`
+	// Images are the directories below which layer images may lie. A relative
+	// location in the inventory is looked for in each of them in turn; an absolute
+	// one is refused unless it lies in one of them.
+	Images []string `toml:"images"`
+	// Directories are those below which a plain directory may be used as a layer.
+	// None by default: nothing checks such a layer's content.
+	Directories []string `toml:"directories"`
+	// Map is the map program, which the mount helper asks for a level that it was
+	// not handed.
+	Map string `toml:"map"`
+	// Sources are the inventories, in order: an earlier one goes before a later
+	// one at the same rank.
+	Sources []Source `toml:"source"`
+
+	root string
+}
+
+// A Source is one [[source]] table.
+type Source struct {
+	Type     string   `toml:"type"`     // "ldif" or "ldap"
+	Path     string   `toml:"path"`     // ldif: the directory
+	URI      []string `toml:"uri"`      // ldap: servers, in the order to try them
+	Base     string   `toml:"base"`     // ldap: DN below which everything lies
+	Timeout  Duration `toml:"timeout"`  // ldap: for one server, such as "2s"
+	StartTLS bool     `toml:"starttls"` // ldap: RFC 4513 StartTLS on ldap://
+	CA       string   `toml:"ca"`       // ldap: PEM file of the authorities to trust
+	Insecure bool     `toml:"insecure"` // ldap: allow ldap:// in the clear to other machines
+}
+
+// A Duration is written as "2s" or "500ms".
+type Duration time.Duration
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil || v <= 0 {
+		return fmt.Errorf("%q: must be a duration such as 2s", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Load reads the configuration of the machine, or of the root that LEVELFS_ROOT
+// names. A missing file is no error: the defaults serve an LDIF inventory.
+func Load() (*Config, error) {
+	root := "/"
+	// A program that runs with more rights than its caller has must not let the
+	// caller choose its files (mount(8) is set-user-ID).
+	if r := os.Getenv(RootVariable); r != "" && os.Getuid() == os.Geteuid() {
+		if !filepath.IsAbs(r) {
+			return nil, fmt.Errorf("%s=%q: must be an absolute path", RootVariable, r)
+		}
+		root = filepath.Clean(r)
+	}
+	return LoadFrom(root)
+}
+
+// LoadFrom reads the configuration below a root.
+func LoadFrom(root string) (*Config, error) {
+	c := &Config{root: root}
+	name := c.File()
+	text, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := c.parse(text); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func (c *Config) parse(text []byte) error {
+	decoder := toml.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(c); err != nil {
+		var unknown *toml.StrictMissingError
+		if errors.As(err, &unknown) {
+			row, _ := unknown.Errors[0].Position()
+			return fmt.Errorf("line %d: unknown key %q", row, strings.Join(unknown.Errors[0].Key(), "."))
+		}
+		var bad *toml.DecodeError
+		if errors.As(err, &bad) {
+			row, _ := bad.Position()
+			return fmt.Errorf("line %d: %w", row, err)
+		}
+		return err
+	}
+	if c.Map == "" {
+		c.Map = "/usr/libexec/levelfs/auto.levelfs"
+	}
+	if c.Images == nil {
+		c.Images = []string{c.path("/var/lib/levelfs/images")}
+	}
+	if c.Sources == nil {
+		c.Sources = []Source{{Type: "ldif", Path: c.path("/etc/levelfs/inventory.d")}}
+	}
+	for _, dir := range append(append([]string{c.Map}, c.Images...), c.Directories...) {
+		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
+			return fmt.Errorf("%q: must be a clean absolute path", dir)
+		}
+	}
+	for i := range c.Sources {
+		if err := c.Sources[i].check(); err != nil {
+			return fmt.Errorf("source %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func (s *Source) check() error {
+	switch s.Type {
+	case "ldif":
+		if !filepath.IsAbs(s.Path) {
+			return fmt.Errorf("path %q: must be an absolute path", s.Path)
+		}
+	case "ldap":
+		if len(s.URI) == 0 || s.Base == "" {
+			return errors.New("an ldap source needs uri and base")
+		}
+	default:
+		return fmt.Errorf("type %q: must be ldif or ldap", s.Type)
+	}
+	return nil
+}
+
+// Hostname is the name that this machine is looked up by.
+func (c *Config) Hostname() (string, error) {
+	if c.Host != "" {
+		return c.Host, nil
+	}
+	return os.Hostname()
+}
+
+func (c *Config) path(p string) string { return filepath.Join(c.root, p) }
+
+// File is levelfs.toml.
+func (c *Config) File() string { return c.path("/etc/levelfs/levelfs.toml") }
+
+// PrivateDir holds the private layers.
+func (c *Config) PrivateDir() string { return c.path("/var/lib/levelfs/private") }
+
+// CacheDir holds what can be had again: level records and digests that were
+// checked.
+func (c *Config) CacheDir() string { return c.path("/var/cache/levelfs") }
+
+// RunDir holds what does not outlive a boot.
+func (c *Config) RunDir() string { return c.path("/run/levelfs") }

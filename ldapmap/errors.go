@@ -1,0 +1,76 @@
+package ldapmap
+
+import (
+	"fmt"
+	"strings"
+)
+
+// A NotFoundError is a thing that the inventory refers to, or was asked for,
+// and does not have.
+type NotFoundError struct {
+	What string // "component", "level", "layer"
+	Name string
+	By   string // who refers to it: a DN, or "" when it was asked for by name
+}
+
+func (e *NotFoundError) Error() string {
+	if e.By == "" {
+		return fmt.Sprintf("no %s %q in the inventory", e.What, e.Name)
+	}
+	return fmt.Sprintf("no %s %q in the inventory (%q refers to it)", e.What, e.Name, e.By)
+}
+
+// A NoLevelError is a caller for whom nothing decides a component's level.
+type NoLevelError struct{ Component, Host string }
+
+func (e *NoLevelError) Error() string {
+	return fmt.Sprintf("no level of %q is assigned to host %q, and the component has no default", e.Component, e.Host)
+}
+
+// An AmbiguousError is two different answers at the same rank of one source.
+type AmbiguousError struct {
+	Component string
+	A, B      Rule
+}
+
+func (e *AmbiguousError) Error() string {
+	return fmt.Sprintf("two levels of %q at rank %q: %q by %q and %q by %q",
+		e.Component, e.A.Rank, e.A.Level, e.A.origin(), e.B.Level, e.B.origin())
+}
+
+// A LoopError is a profile that includes itself, by way of others or directly.
+type LoopError struct{ Profiles []string }
+
+func (e *LoopError) Error() string {
+	return fmt.Sprintf("profiles include each other in a loop: %s", strings.Join(e.Profiles, " -> "))
+}
+
+// An InvalidError is an attribute value that does not pass its whitelist.
+type InvalidError struct {
+	DN, Attr, Value string
+	Want            string
+}
+
+func (e *InvalidError) Error() string {
+	return fmt.Sprintf("entry %q: %s: invalid value %q: want %s", e.DN, e.Attr, e.Value, e.Want)
+}
+
+// A ConfigError is a source that is set up wrongly: asking again will not help.
+type ConfigError struct {
+	Source string
+	Err    error
+}
+
+func (e *ConfigError) Error() string { return fmt.Sprintf("inventory %s: %v", e.Source, e.Err) }
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// An UnavailableError is a source that cannot be asked now.
+type UnavailableError struct {
+	Source string
+	Err    error
+}
+
+func (e *UnavailableError) Error() string {
+	return fmt.Sprintf("inventory %s is not available: %v", e.Source, e.Err)
+}
+func (e *UnavailableError) Unwrap() error { return e.Err }

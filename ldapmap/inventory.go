@@ -1,0 +1,196 @@
+package ldapmap
+
+import (
+	"slices"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+// Object classes and attributes of packaging/schema, as they are sent. Decoding
+// uses the same names in lower case.
+const (
+	classComponent = "levelfsComponent"
+	classLevel     = "levelfsLevel"
+	classLayer     = "levelfsLayer"
+	classCaller    = "levelfsCaller"
+	classProfile   = "levelfsProfile"
+
+	attrAssignment = "levelfsAssignment"
+	attrProfileRef = "levelfsProfileRef"
+)
+
+// A Component is a named piece of software delivered at one place.
+type Component struct {
+	DN          string        `json:"dn"`
+	Name        string        `json:"name"`
+	Default     string        `json:"default,omitempty"`    // level, or "" for none
+	MountPoint  string        `json:"mountPoint,omitempty"` // absolute path for direct maps, or ""
+	Private     PrivatePolicy `json:"private"`
+	Description string        `json:"description,omitempty"`
+}
+
+// PrivatePolicy says what becomes of what a caller writes into a component.
+type PrivatePolicy string
+
+// The private policies of a component.
+const (
+	Persistent PrivatePolicy = "persistent" // kept in the caller's private layer, for ever
+	Ephemeral  PrivatePolicy = "ephemeral"  // kept in memory until the view is unmounted
+	None       PrivatePolicy = "none"       // refused: the view is read-only
+)
+
+// A Level is one immutable version of a component.
+type Level struct {
+	DN     string   `json:"dn"`
+	Name   string   `json:"name"`   // "emacs@29.4-1"
+	Layers []string `json:"layers"` // layer names, topmost first
+	State  string   `json:"state"`  // draft, test, released, retired
+}
+
+// A Layer is one read-only file system image.
+type Layer struct {
+	DN       string   `json:"dn"`
+	Name     string   `json:"name"`
+	FSType   string   `json:"fstype"`           // erofs, squashfs, ext4, or dir for a plain directory
+	Digest   string   `json:"digest,omitempty"` // "sha256:" and 64 hex digits of the image's bytes; none for dir
+	Size     int64    `json:"size,omitempty"`   // bytes of the image; 0 if the inventory does not say
+	UUID     string   `json:"uuid,omitempty"`   // file system UUID, canonical lower case, or ""
+	Images   []string `json:"images"`           // locations; the first that is there is used
+	Segments []string `json:"segments,omitempty"`
+}
+
+func (e Entry) invalid(attr, value, want string) error {
+	return &InvalidError{DN: e.DN, Attr: attr, Value: value, Want: want}
+}
+
+func decodeComponent(e Entry, name string) (Component, error) {
+	c := Component{
+		DN:          e.DN,
+		Name:        name,
+		Default:     e.First("levelfsdefault"),
+		MountPoint:  e.First("levelfsmountpoint"),
+		Private:     PrivatePolicy(strings.ToLower(e.First("levelfsprivate"))),
+		Description: e.First("description"),
+	}
+	if c.Default != "" && !validName(c.Default, "._+~-") {
+		return c, e.invalid("levelfsDefault", c.Default, "a level name such as 29.4-1")
+	}
+	if c.MountPoint != "" && (!validPath(c.MountPoint) || c.MountPoint[0] != '/') {
+		return c, e.invalid("levelfsMountPoint", c.MountPoint, "an absolute path of letters, digits and /._+@~-")
+	}
+	switch c.Private {
+	case "":
+		c.Private = Persistent
+	case Persistent, Ephemeral, None:
+	default:
+		return c, e.invalid("levelfsPrivate", string(c.Private), "persistent, ephemeral or none")
+	}
+	return c, nil
+}
+
+func decodeLevel(e Entry, name string) (Level, error) {
+	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate"))}
+	switch l.State {
+	case "":
+		l.State = "released"
+	case "draft", "test", "released", "retired":
+	default:
+		return l, e.invalid("levelfsState", l.State, "draft, test, released or retired")
+	}
+	refs := e.Attrs["levelfslayerref"]
+	if len(refs) == 0 {
+		return l, e.invalid("levelfsLayerRef", "", "at least one NN:layer")
+	}
+	order := make(map[int]string, len(refs))
+	seen := make(map[string]bool, len(refs))
+	var ranks []int
+	for _, ref := range refs {
+		num, layer, ok := strings.Cut(ref, ":")
+		n, err := strconv.Atoi(num)
+		if !ok || err != nil || n < 0 || !validName(layer, "._+-") {
+			return l, e.invalid("levelfsLayerRef", ref, "NN:layer")
+		}
+		if other, dup := order[n]; dup {
+			return l, e.invalid("levelfsLayerRef", ref, "an order number of its own: "+strconv.Quote(other)+" has it too")
+		}
+		if seen[layer] {
+			return l, e.invalid("levelfsLayerRef", ref, "each layer once")
+		}
+		order[n], seen[layer] = layer, true
+		ranks = append(ranks, n)
+	}
+	sort.Ints(ranks)
+	for _, n := range ranks {
+		l.Layers = append(l.Layers, order[n])
+	}
+	return l, nil
+}
+
+func decodeLayer(e Entry, name string) (Layer, error) {
+	l := Layer{
+		DN:       e.DN,
+		Name:     name,
+		FSType:   strings.ToLower(e.First("levelfsfstype")),
+		Digest:   strings.ToLower(e.First("levelfsdigest")),
+		UUID:     strings.ToLower(e.First("levelfsuuid")),
+		Images:   slices.Sorted(slices.Values(e.Attrs["levelfsimage"])), // LDAP values have no order
+		Segments: e.Attrs["levelfssegment"],
+	}
+	switch l.FSType {
+	case "erofs", "squashfs", "ext4":
+		if !validDigest(l.Digest) {
+			return l, e.invalid("levelfsDigest", l.Digest, "sha256: and 64 hexadecimal digits")
+		}
+	case "dir":
+		if l.Digest != "" {
+			return l, e.invalid("levelfsDigest", l.Digest, "no digest on a plain directory: nothing checks it")
+		}
+	default:
+		return l, e.invalid("levelfsFSType", l.FSType, "erofs, squashfs, ext4 or dir")
+	}
+	if s := e.First("levelfssize"); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n <= 0 {
+			return l, e.invalid("levelfsSize", s, "a number of bytes")
+		}
+		l.Size = n
+	}
+	if l.UUID != "" && !validUUID(l.UUID) {
+		return l, e.invalid("levelfsUUID", l.UUID, "a UUID in its canonical form")
+	}
+	for _, image := range l.Images {
+		if !validPath(image) {
+			return l, e.invalid("levelfsImage", image, "a path of letters, digits and /._+@~-")
+		}
+	}
+	for _, segment := range l.Segments {
+		for name := range strings.SplitSeq(segment, ":") {
+			if len(name) > 8 || !validName(name, "$#@") {
+				return l, e.invalid("levelfsSegment", segment, "DCSS names of 1 to 8 characters, joined by a colon")
+			}
+		}
+	}
+	return l, nil
+}
+
+func validDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && lowerHex(hex)
+}
+
+func validUUID(s string) bool {
+	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
+		return false
+	}
+	return lowerHex(s[:8] + s[9:13] + s[14:18] + s[19:23] + s[24:])
+}
+
+func lowerHex(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,177 @@
+// Package ldifsource is an inventory in a directory of LDIF files (RFC 2849):
+// the embedded default, which needs no server.
+//
+// Every file named *.ldif in the directory is read, in the order of their names,
+// at each first search: the files are small, and what an editor saved is what
+// the next lookup sees. Only plain entries are accepted, no change records, so
+// that the files can be loaded into a directory server as they are. Attributes
+// compare as the schema says: without regard to case and, for member and
+// uniqueMember, as distinguished names (RFC 4517).
+//
+// When not to use it: for more than some thousands of entries. It reads them all
+// for every lookup.
+package ldifsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/go-ldap/ldap/v3"
+	"github.com/go-ldap/ldif"
+
+	"github.com/levelfs/levelfs/ldapmap"
+)
+
+// maxFile is the largest LDIF file that is read, in bytes.
+const maxFile = 64 << 20
+
+// Source reads one directory.
+type Source struct {
+	dir     string
+	entries []ldapmap.Entry
+	read    bool
+}
+
+// New returns the Source for a directory. It does not touch it.
+func New(dir string) *Source { return &Source{dir: dir} }
+
+// Name is the directory.
+func (s *Source) Name() string { return s.dir }
+
+// Close does nothing: no file stays open.
+func (s *Source) Close() error { return nil }
+
+// Search implements [ldapmap.Source].
+func (s *Source) Search(ctx context.Context, terms []ldapmap.Term) ([]ldapmap.Entry, error) {
+	if !s.read {
+		if err := s.load(ctx); err != nil {
+			return nil, &ldapmap.ConfigError{Source: s.dir, Err: err}
+		}
+		s.read = true
+	}
+	var hits []ldapmap.Entry
+	for _, e := range s.entries {
+		if slices.ContainsFunc(terms, func(t ldapmap.Term) bool { return holds(e, t) }) {
+			hits = append(hits, e)
+		}
+	}
+	return hits, nil
+}
+
+func (s *Source) load(ctx context.Context) error {
+	dir, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	s.entries = nil
+	from := make(map[string]string) // normalised DN -> file
+	for _, d := range dir {
+		if !strings.HasSuffix(d.Name(), ".ldif") || strings.HasPrefix(d.Name(), ".") {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		entries, err := readFile(filepath.Join(s.dir, d.Name()))
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.Name(), err)
+		}
+		for _, e := range entries {
+			dn, err := normalDN(e.DN)
+			if err != nil {
+				return fmt.Errorf("%s: dn %q: %w", d.Name(), e.DN, err)
+			}
+			if other, dup := from[dn]; dup {
+				return fmt.Errorf("%s: dn %q is in %s already", d.Name(), e.DN, other)
+			}
+			from[dn] = d.Name()
+			s.entries = append(s.entries, e)
+		}
+	}
+	return nil
+}
+
+func readFile(path string) ([]ldapmap.Entry, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	limited := &io.LimitedReader{R: f, N: maxFile + 1}
+	entries, err := parse(limited)
+	if limited.N == 0 {
+		return nil, fmt.Errorf("larger than %d bytes", maxFile)
+	}
+	return entries, err
+}
+
+// parse reads entries. The library panics on a few malformed inputs that
+// fuzzing found (an attribute line of one byte); those are errors here.
+func parse(r io.Reader) (entries []ldapmap.Entry, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			entries, err = nil, fmt.Errorf("malformed LDIF: %v", p)
+		}
+	}()
+	var doc ldif.LDIF
+	if err := ldif.Unmarshal(r, &doc); err != nil {
+		return nil, err
+	}
+	for _, record := range doc.Entries {
+		if record.Entry == nil {
+			return nil, errors.New("a change record (changetype:) where an entry is expected")
+		}
+		e := ldapmap.Entry{DN: record.Entry.DN, Attrs: make(map[string][]string, len(record.Entry.Attributes))}
+		for _, a := range record.Entry.Attributes {
+			name := strings.ToLower(a.Name)
+			e.Attrs[name] = append(e.Attrs[name], a.Values...)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+func holds(e ldapmap.Entry, term ldapmap.Term) bool {
+	for _, condition := range term {
+		if !slices.ContainsFunc(condition, func(t ldapmap.Test) bool { return passes(e, t) }) {
+			return false
+		}
+	}
+	return true
+}
+
+func passes(e ldapmap.Entry, t ldapmap.Test) bool {
+	values := e.Attrs[strings.ToLower(t.Attr)]
+	switch t.Op {
+	case ldapmap.Present:
+		return len(values) > 0
+	case ldapmap.Prefix:
+		return slices.ContainsFunc(values, func(v string) bool {
+			return len(v) >= len(t.Value) && strings.EqualFold(v[:len(t.Value)], t.Value)
+		})
+	}
+	if strings.EqualFold(t.Attr, "member") || strings.EqualFold(t.Attr, "uniqueMember") {
+		want, err := normalDN(t.Value)
+		return err == nil && slices.ContainsFunc(values, func(v string) bool {
+			got, err := normalDN(v)
+			return err == nil && got == want
+		})
+	}
+	return slices.ContainsFunc(values, func(v string) bool { return strings.EqualFold(v, t.Value) })
+}
+
+// normalDN brings a distinguished name into one spelling: lower case, and no
+// blanks but those that are part of a value.
+func normalDN(s string) (string, error) {
+	dn, err := ldap.ParseDN(s)
+	if err != nil {
+		return "", err
+	}
+	return strings.ToLower(dn.String()), nil
+}

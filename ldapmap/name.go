@@ -1,0 +1,98 @@
+package ldapmap
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// maxName is the longest component, level, layer or profile name, in bytes.
+const maxName = 64
+
+// A Key names a component, or one level of it: "emacs" or "emacs@29.4-1".
+type Key struct {
+	Component string `json:"component"`
+	Level     string `json:"level,omitempty"` // empty: the caller's level
+}
+
+// ParseKey reads a key as automount, mount(8) or a person gives it. It accepts
+// only what matches
+//
+//	^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._+~-]{0,63})?$
+//
+// so that a key can stand in a path, a mount option or a map line as it is.
+// Anything else is a *KeyError. It does no input or output.
+func ParseKey(s string) (Key, error) {
+	component, level, explicit := strings.Cut(s, "@")
+	if !validName(component, "._+-") || explicit && !validName(level, "._+~-") {
+		return Key{}, &KeyError{Key: s}
+	}
+	return Key{Component: component, Level: level}, nil
+}
+
+// String is the inverse of ParseKey. A level's full name is its key.
+func (k Key) String() string {
+	if k.Level == "" {
+		return k.Component
+	}
+	return k.Component + "@" + k.Level
+}
+
+// A KeyError is a key that ParseKey refuses.
+type KeyError struct{ Key string }
+
+func (e *KeyError) Error() string {
+	key := e.Key
+	if len(key) > 80 {
+		key = key[:80] + "…"
+	}
+	return fmt.Sprintf("invalid key %q: want COMPONENT or COMPONENT@LEVEL", key)
+}
+
+// validName reports whether s is 1 to 64 bytes of ASCII letters, digits and the
+// punctuation given, and starts with a letter or a digit.
+func validName(s, punctuation string) bool {
+	if s == "" || len(s) > maxName || !alphanumeric(s[0]) {
+		return false
+	}
+	for i := range len(s) {
+		if !alphanumeric(s[i]) && strings.IndexByte(punctuation, s[i]) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func alphanumeric(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
+}
+
+// validPath reports whether s can stand in a mount option, a map line and an
+// fstab field without quoting, and names a place below the directory it is
+// relative to (or an absolute one): no "..", no empty element, no byte outside
+// a small set.
+func validPath(s string) bool {
+	if s == "" || s == "/" || len(s) > 1024 || path.Clean(s) != s || s == ".." || strings.HasPrefix(s, "../") {
+		return false
+	}
+	for i := range len(s) {
+		if !alphanumeric(s[i]) && strings.IndexByte("/._+@~-", s[i]) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// ValidHost reports whether s can be looked up as a host: an RFC 1123 name,
+// with underscores tolerated because real networks have them.
+func ValidHost(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if len(label) > 63 || !validName(label, "_-") {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,444 @@
+package ldapmap
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Query is what a lookup asks.
+type Query struct {
+	Key  Key    `json:"key"`
+	Host string `json:"host"` // the caller: a host name, short or fully qualified
+}
+
+// A Resolution is the answer to a Query: which level, why, and of what it is
+// made.
+type Resolution struct {
+	Query     Query     `json:"query"`
+	Component Component `json:"component"`
+	Level     Level     `json:"level"`
+	Layers    []Layer   `json:"layers"` // topmost first
+	Trail     []Rule    `json:"trail"`  // every rule that was considered, most specific first
+}
+
+// Key is the level's full name.
+func (r *Resolution) Key() Key {
+	_, level, _ := strings.Cut(r.Level.Name, "@")
+	return Key{Component: r.Component.Name, Level: level}
+}
+
+// A Rule is one thing in the inventory that says, or could have said, which
+// level a caller runs.
+type Rule struct {
+	Rank   string   `json:"rank"`            // see the Rank constants
+	Source string   `json:"source"`          // the Source's name
+	DN     string   `json:"dn,omitempty"`    // the entry that says it
+	Via    []string `json:"via,omitempty"`   // profiles on the way, outermost first
+	Level  string   `json:"level,omitempty"` // what it says; "" if it says nothing
+	Won    bool     `json:"won"`
+	Reason string   `json:"reason"` // why it won or lost
+
+	rank, source int
+}
+
+func (r Rule) origin() string {
+	if len(r.Via) == 0 {
+		return r.DN
+	}
+	return r.DN + " via profile " + strings.Join(r.Via, " -> ")
+}
+
+// Ranks of rules, most specific first. An entry's own assignment is more
+// specific than that of a profile it refers to: a profile says what many run, the
+// entry what this one does.
+const (
+	RankKey         = "key" // the key itself names the level
+	RankHost        = "host"
+	RankHostProfile = "host's profile"
+	RankHostGroup   = "host's group"
+	RankGroupProf   = "host's group's profile"
+	RankDefault     = "component's default"
+)
+
+var ranks = []string{RankKey, RankHost, RankHostProfile, RankHostGroup, RankGroupProf, RankDefault}
+
+// A Resolver looks levels up in its sources. An earlier source goes before a
+// later one at the same rank, so that a local source can override a central one.
+type Resolver struct{ Sources []Source }
+
+// Resolve answers the query. The Resolution is returned even with an error, as
+// far as it got, so that a dry run can show the trail that led there.
+func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
+	res := &Resolution{Query: q}
+	if len(r.Sources) == 0 {
+		return res, errors.New("no inventory is configured")
+	}
+	if !ValidHost(q.Host) {
+		return res, fmt.Errorf("invalid host name %q", q.Host)
+	}
+	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources}
+	if err := l.first(ctx); err != nil {
+		return res, err
+	}
+	if err := l.component(res); err != nil {
+		return res, err
+	}
+	if err := l.second(ctx); err != nil {
+		return res, err
+	}
+	var level string
+	var err error
+	if res.Trail, level, err = l.decide(res.Component); err != nil {
+		return res, err
+	}
+	if res.Level, err = l.level(res.Component.Name + "@" + level); err != nil {
+		return res, err
+	}
+	for _, name := range res.Level.Layers {
+		layer, err := l.layer(name, res.Level.DN)
+		if err != nil {
+			return res, err
+		}
+		res.Layers = append(res.Layers, layer)
+	}
+	return res, nil
+}
+
+// Components returns every component of the inventory by name, in one search
+// per source.
+func (r *Resolver) Components(ctx context.Context) ([]Component, error) {
+	byName := make(map[string]Component)
+	for _, s := range r.Sources {
+		entries, err := s.Search(ctx, []Term{{class(classComponent)}})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			name := e.First("cn")
+			if key, err := ParseKey(name); err != nil || key.Level != "" {
+				return nil, e.invalid("cn", name, "a component name")
+			}
+			if _, seen := byName[name]; seen {
+				continue
+			}
+			if byName[name], err = decodeComponent(e, name); err != nil {
+				return nil, err
+			}
+		}
+	}
+	components := make([]Component, 0, len(byName))
+	for _, c := range byName {
+		components = append(components, c)
+	}
+	slices.SortFunc(components, func(a, b Component) int { return cmp.Compare(a.Name, b.Name) })
+	return components, nil
+}
+
+// A lookup is the state of one Resolve.
+type lookup struct {
+	query   Query
+	sources []Source
+	found   []found // one per source
+}
+
+// found is what one source answered.
+type found struct{ hosts, components, levels, profiles, groups, layers []Entry }
+
+// first asks each source for the host, the component, the component's levels
+// and the profiles that speak of it or include others.
+func (l *lookup) first(ctx context.Context) error {
+	key := l.query.Key
+	names := []string{l.query.Host}
+	if short, _, ok := strings.Cut(l.query.Host, "."); ok {
+		names = append(names, short)
+	}
+	levels := Test{Attr: "cn", Op: Prefix, Value: key.Component + "@"}
+	if key.Level != "" {
+		levels = Test{Attr: "cn", Value: key.String()}
+	}
+	terms := []Term{
+		{class(classComponent), anyOf("cn", key.Component)},
+		{class(classLevel), {levels}},
+	}
+	if key.Level == "" {
+		terms = append(terms,
+			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, anyOf("cn", names...)},
+			Term{class(classProfile), {
+				{Attr: attrAssignment, Op: Prefix, Value: key.Component + "="},
+				{Attr: attrProfileRef, Op: Present},
+			}})
+	}
+	for i, s := range l.sources {
+		entries, err := s.Search(ctx, terms)
+		if err != nil {
+			return err
+		}
+		f := &l.found[i]
+		for _, e := range entries {
+			switch {
+			case e.Is(classComponent):
+				f.components = append(f.components, e)
+			case e.Is(classLevel):
+				f.levels = append(f.levels, e)
+			case e.Is(classProfile):
+				f.profiles = append(f.profiles, e)
+			default:
+				f.hosts = append(f.hosts, e)
+			}
+		}
+	}
+	return nil
+}
+
+// second asks each source for the groups that the host is a member of and for
+// the layers of the levels that the first search found.
+func (l *lookup) second(ctx context.Context) error {
+	var members Condition
+	names := make(map[string]bool)
+	var layers Condition
+	for _, f := range l.found {
+		for _, e := range f.hosts {
+			members = append(members,
+				Test{Attr: "member", Value: e.DN}, Test{Attr: "uniqueMember", Value: e.DN})
+		}
+		for _, e := range f.levels {
+			for _, ref := range e.Attrs["levelfslayerref"] {
+				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+-") && !names[name] {
+					names[name] = true
+					layers = append(layers, Test{Attr: "cn", Value: name})
+				}
+			}
+		}
+	}
+	var terms []Term
+	if len(members) > 0 {
+		terms = append(terms, Term{class(classCaller), members})
+	}
+	if len(layers) > 0 {
+		terms = append(terms, Term{class(classLayer), layers})
+	}
+	if len(terms) == 0 {
+		return nil
+	}
+	for i, s := range l.sources {
+		entries, err := s.Search(ctx, terms)
+		if err != nil {
+			return err
+		}
+		f := &l.found[i]
+		for _, e := range entries {
+			if e.Is(classLayer) {
+				f.layers = append(f.layers, e)
+			} else {
+				f.groups = append(f.groups, e)
+			}
+		}
+	}
+	return nil
+}
+
+// component decodes the component of the first source that has it.
+func (l *lookup) component(res *Resolution) (err error) {
+	name := l.query.Key.Component
+	e, err := l.one("component", name, "", func(f found) []Entry { return f.components })
+	if err != nil {
+		return err
+	}
+	res.Component, err = decodeComponent(e, name)
+	return err
+}
+
+func (l *lookup) level(name string) (Level, error) {
+	e, err := l.one("level", name, "", func(f found) []Entry { return f.levels })
+	if err != nil {
+		return Level{}, err
+	}
+	return decodeLevel(e, name)
+}
+
+func (l *lookup) layer(name, by string) (Layer, error) {
+	e, err := l.one("layer", name, by, func(f found) []Entry { return f.layers })
+	if err != nil {
+		return Layer{}, err
+	}
+	return decodeLayer(e, name)
+}
+
+// one returns the entry of that name from the first source that has it. Names
+// are compared exactly: LDAP's cn ignores case, file names and keys do not. Two
+// entries of one name in one source are an error: nothing says which is meant.
+func (l *lookup) one(what, name, by string, of func(found) []Entry) (Entry, error) {
+	for _, f := range l.found {
+		var hits []Entry
+		for _, e := range of(f) {
+			if slices.Contains(e.Attrs["cn"], name) {
+				hits = append(hits, e)
+			}
+		}
+		switch len(hits) {
+		case 0:
+		case 1:
+			return hits[0], nil
+		default:
+			return Entry{}, hits[0].invalid("cn", name, fmt.Sprintf("one %s of this name, but %q has it too", what, hits[1].DN))
+		}
+	}
+	return Entry{}, &NotFoundError{What: what, Name: name, By: by}
+}
+
+// decide collects every rule that speaks of the component, orders them, and
+// says which one wins and why the others do not.
+func (l *lookup) decide(c Component) (trail []Rule, level string, err error) {
+	if l.query.Key.Level != "" {
+		return []Rule{{Rank: RankKey, Level: l.query.Key.Level, Won: true, Reason: "the key names the level"}},
+			l.query.Key.Level, nil
+	}
+	for i, f := range l.found {
+		name := l.sources[i].Name()
+		hosts, err := l.rules(i, f.hosts, RankHost, RankHostProfile)
+		if err != nil {
+			return trail, "", err
+		}
+		groups, err := l.rules(i, f.groups, RankHostGroup, RankGroupProf)
+		if err != nil {
+			return trail, "", err
+		}
+		trail = append(trail, hosts...)
+		trail = append(trail, groups...)
+		if len(f.hosts) == 0 {
+			trail = append(trail, Rule{Rank: RankHost, Source: name, source: i, rank: rankOf(RankHost),
+				Reason: fmt.Sprintf("no entry for host %q", l.query.Host)})
+		}
+		for _, e := range f.components {
+			if slices.Contains(e.Attrs["cn"], c.Name) {
+				trail = append(trail, Rule{Rank: RankDefault, Source: name, DN: e.DN, source: i,
+					rank: rankOf(RankDefault), Level: e.First("levelfsdefault")})
+			}
+		}
+	}
+	slices.SortStableFunc(trail, func(a, b Rule) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.source, b.source),
+			cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
+	})
+	return judge(trail, c.Name, l.query.Host)
+}
+
+// judge marks the first rule of the ordered trail that names a level as the
+// winner, and gives every other one its reason.
+func judge(trail []Rule, component, host string) ([]Rule, string, error) {
+	winner := slices.IndexFunc(trail, func(r Rule) bool { return r.Level != "" })
+	for i := range trail {
+		r := &trail[i]
+		switch {
+		case i == winner:
+			r.Won, r.Reason = true, "the most specific rule that names a level"
+		case r.Reason != "":
+		case r.Level == "":
+			r.Reason = "says nothing of " + component
+		case r.rank == trail[winner].rank && r.source == trail[winner].source:
+			if r.Level != trail[winner].Level {
+				trail[winner].Won = false
+				trail[winner].Reason, r.Reason = "ambiguous", "ambiguous"
+				return trail, "", &AmbiguousError{Component: component, A: trail[winner], B: *r}
+			}
+			r.Reason = "says the same"
+		case r.rank == trail[winner].rank:
+			r.Reason = "an earlier source answered at this rank"
+		default:
+			r.Reason = "a more specific rule answered"
+		}
+	}
+	if winner < 0 {
+		return trail, "", &NoLevelError{Component: component, Host: host}
+	}
+	return trail, trail[winner].Level, nil
+}
+
+// rules are what the entries say of the component, directly and through their
+// profiles; an entry that says nothing gives one rule without a level.
+func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([]Rule, error) {
+	var rules []Rule
+	for _, e := range entries {
+		rule := Rule{Source: l.sources[source].Name(), DN: e.DN, source: source}
+		own, err := l.assignments(e)
+		if err != nil {
+			return nil, err
+		}
+		if len(own) == 0 {
+			own = []string{""}
+		}
+		for _, level := range own {
+			r := rule
+			r.Rank, r.rank, r.Level = direct, rankOf(direct), level
+			rules = append(rules, r)
+		}
+		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, level string) {
+			r := rule
+			r.Rank, r.rank, r.Level, r.Via = byProfile, rankOf(byProfile), level, via
+			rules = append(rules, r)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return rules, nil
+}
+
+// walkProfiles calls say for each assignment of the component in the profiles
+// that e refers to, and in those that they include. A profile that is reached by
+// two ways speaks once.
+func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, level string)) error {
+	for _, name := range e.Attrs["levelfsprofileref"] {
+		if !validName(name, "._+-") {
+			return e.invalid(attrProfileRef, name, "the name of a profile")
+		}
+		chain := append(slices.Clone(via), name)
+		if slices.ContainsFunc(via, func(v string) bool { return strings.EqualFold(v, name) }) {
+			return &LoopError{Profiles: chain}
+		}
+		if seen[strings.ToLower(name)] {
+			continue
+		}
+		seen[strings.ToLower(name)] = true
+		for _, f := range l.found {
+			for _, p := range f.profiles {
+				if !slices.ContainsFunc(p.Attrs["cn"], func(v string) bool { return strings.EqualFold(v, name) }) {
+					continue
+				}
+				levels, err := l.assignments(p)
+				if err != nil {
+					return err
+				}
+				for _, level := range levels {
+					say(chain, level)
+				}
+				if err := l.walkProfiles(p, chain, seen, say); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// assignments returns the levels that the entry assigns to the component.
+func (l *lookup) assignments(e Entry) ([]string, error) {
+	var levels []string
+	for _, v := range e.Attrs["levelfsassignment"] {
+		component, level, _ := strings.Cut(v, "=")
+		if component != l.query.Key.Component {
+			continue
+		}
+		if !validName(level, "._+~-") {
+			return nil, e.invalid(attrAssignment, v, "COMPONENT=LEVEL")
+		}
+		levels = append(levels, level)
+	}
+	return levels, nil
+}
+
+func rankOf(name string) int { return slices.Index(ranks, name) }

@@ -1,0 +1,431 @@
+package mounter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mount"
+	"golang.org/x/sys/unix"
+)
+
+// An Applier executes plans.
+type Applier struct {
+	// Before, if set, is called before each step; its error stops the plan there
+	// as a failure of that step would.
+	Before func(Step) error
+	// Mount2 makes the overlay with mount(2) even where the kernel knows
+	// lowerdir+, as it has to be done before Linux 6.7.
+	Mount2 bool
+}
+
+// A StepError is the step of a plan that failed.
+type StepError struct {
+	View string
+	Step Step
+	Err  error
+}
+
+func (e *StepError) Error() string { return fmt.Sprintf("view %s: %s: %v", e.View, e.Step.Op, e.Err) }
+func (e *StepError) Unwrap() error { return e.Err }
+
+// Apply mounts the plan's view. It returns nil only if the view is mounted at the
+// target. On an error, and if the process is killed at any point, no mount and no
+// loop device stays, and the private layer is as it was.
+func (a *Applier) Apply(ctx context.Context, p *Plan) error {
+	x := &execution{plan: p, applier: a, images: make(map[int]*os.File)}
+	return x.run(ctx)
+}
+
+// An execution is the state of one Apply.
+type execution struct {
+	plan    *Plan
+	applier *Applier
+	images  map[int]*os.File // layer index -> open image
+	stage   *stage
+	undo    []func() error // in the order in which the things were done
+}
+
+func (x *execution) run(ctx context.Context) (err error) {
+	defer func() {
+		for _, f := range x.images {
+			f.Close()
+		}
+		for i := len(x.undo) - 1; i >= 0; i-- {
+			err = errors.Join(err, x.undo[i]())
+		}
+	}()
+	for _, s := range x.plan.Steps {
+		err := ctx.Err()
+		if err == nil && x.applier.Before != nil {
+			err = x.applier.Before(s)
+		}
+		if err == nil {
+			err = x.step(ctx, s)
+		}
+		if err != nil {
+			return &StepError{View: x.plan.Name, Step: s, Err: err}
+		}
+	}
+	return nil
+}
+
+// finally adds something that has to happen whatever comes.
+func (x *execution) finally(f func() error) { x.undo = append(x.undo, f) }
+
+func (x *execution) step(ctx context.Context, s Step) error {
+	p := x.plan
+	switch s.Op {
+	case OpLock:
+		return x.lockPrivate(ctx)
+	case OpIdle:
+		return p.Private.idle()
+	case OpCheck:
+		f, err := checkImage(ctx, p.Layers[s.Layer], p.Cache)
+		if err == nil {
+			x.images[s.Layer] = f
+		}
+		return err
+	case OpStage:
+		return x.makeStage(s.Target)
+	case OpMount:
+		return x.stage.do(func() error { return x.mountImage(ctx, s) })
+	case OpBind:
+		return x.stage.do(func() error { return x.bindDirectory(s) })
+	case OpEmpty:
+		return x.stage.do(func() error { return os.Mkdir(s.Target, 0o755) })
+	case OpPrivate:
+		return x.stage.do(func() error { return makePrivate(s.Path, p.upper(), p.work()) })
+	case OpRecord:
+		return writeDurably(s.Target, p.levelRecord())
+	case OpOverlay:
+		return x.overlay()
+	case OpUnstage:
+		return x.stage.close()
+	}
+	return fmt.Errorf("unknown operation %q", s.Op)
+}
+
+func (x *execution) mountImage(ctx context.Context, s Step) error {
+	l := x.plan.Layers[s.Layer]
+	loop, err := attachLoop(ctx, x.images[s.Layer], x.plan.Run)
+	if err != nil {
+		return fmt.Errorf("loop device for %q: %w", s.Path, err)
+	}
+	// Held open until it is mounted: with its last user an autoclear device goes.
+	defer loop.Close()
+	if err := os.Mkdir(s.Target, 0o755); err != nil {
+		return err
+	}
+	if err := mount.Mount(loop.Name(), s.Target, l.FSType, strings.Join(layerOptions(l.FSType), ",")); err != nil {
+		return fmt.Errorf("image %q: %w", s.Path, hint(err, map[error]string{
+			unix.EINVAL: "damaged, or no " + l.FSType,
+			unix.ENODEV: "this kernel has no " + l.FSType,
+			unix.EIO:    "damaged, or its disk is",
+			unix.EBUSY:  "mounted by somebody else, read-write or as another file system type",
+		}))
+	}
+	return nil
+}
+
+func (x *execution) bindDirectory(s Step) error {
+	l := x.plan.Layers[s.Layer]
+	root, err := os.OpenRoot(l.Dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	dir, err := root.Open(l.Path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if info, err := dir.Stat(); err != nil || !info.IsDir() {
+		return errors.Join(err, fmt.Errorf("%q is no directory", s.Path))
+	}
+	if err := os.Mkdir(s.Target, 0o755); err != nil {
+		return err
+	}
+	return mount.Mount("/proc/self/fd/"+strconv.Itoa(int(dir.Fd())), s.Target, "none", "bind,ro,nodev")
+}
+
+// makeStage opens the stage; it is closed whatever comes.
+func (x *execution) makeStage(dir string) (err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if x.stage, err = openStage(dir); err != nil {
+		return err
+	}
+	x.finally(x.stage.close)
+	return nil
+}
+
+// overlay makes the view on the stage, where it is seen by nobody, notes which
+// device it is, and attaches it at its target.
+func (x *execution) overlay() error {
+	p := x.plan
+	var view *os.File
+	err := x.stage.do(func() (err error) {
+		view, err = x.newOverlay()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	var st unix.Stat_t
+	if err := unix.Fstat(int(view.Fd()), &st); err != nil {
+		return err
+	}
+	if p.Private != nil && !p.Private.Ephemeral {
+		if err := p.Private.noteUse(st.Dev); err != nil {
+			return err
+		}
+	}
+	if err := noteView(p.Run, st.Dev); err != nil {
+		return err
+	}
+	if err := belowView(p.Target); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(int(view.Fd()), "", unix.AT_FDCWD, p.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach at %q: %w", p.Target, err)
+	}
+	// automount turns a helper's success without a mount into 40 runs of it and an
+	// ELOOP for the user: look before saying so.
+	var at unix.Stat_t
+	if err := unix.Stat(p.Target, &at); err != nil {
+		return err
+	}
+	if at.Dev != st.Dev {
+		return fmt.Errorf("attached at %q, but something else is mounted there", p.Target)
+	}
+	return nil
+}
+
+// newOverlay returns the view as a mount that is attached nowhere.
+func (x *execution) newOverlay() (*os.File, error) {
+	if !x.applier.Mount2 {
+		view, err := x.plan.fsmountOverlay()
+		if !errors.Is(err, errOldKernel) {
+			return view, err
+		}
+	}
+	return x.mount2Overlay()
+}
+
+var errOldKernel = errors.New("the kernel has no lowerdir+")
+
+// fsmountOverlay uses the new mount API: layers one by one, of any number.
+func (p *Plan) fsmountOverlay() (*os.File, error) {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("fsopen: %w", err)
+	}
+	fs := os.NewFile(uintptr(fd), "overlay")
+	defer fs.Close()
+	// A kernel that lets mount(2) parse overlayfs's options (before 6.5) takes any
+	// key here. It has to be asked: version numbers say nothing about back-ports.
+	if unix.FsconfigSetString(fd, "levelfs-unknown", "1") == nil {
+		return nil, errOldKernel
+	}
+	drainLog(fs)
+	set := func(key, value string) error {
+		if err := unix.FsconfigSetString(fd, key, value); err != nil {
+			return contextError(fs, fmt.Sprintf("%s=%s", key, value), err)
+		}
+		return nil
+	}
+	if err := set("source", p.Source); err != nil {
+		return nil, err
+	}
+	for i, dir := range p.lowers() {
+		if err := set("lowerdir+", dir); err != nil {
+			if i == 0 && errors.Is(err, unix.EINVAL) {
+				return nil, errOldKernel // 6.5 and 6.6
+			}
+			return nil, err
+		}
+	}
+	if p.Private != nil {
+		if err := set("upperdir", p.upper()); err != nil {
+			return nil, err
+		}
+		if err := set("workdir", p.work()); err != nil {
+			return nil, err
+		}
+	} else if err := unix.FsconfigSetFlag(fd, "ro"); err != nil {
+		return nil, contextError(fs, "ro", err)
+	}
+	for _, option := range p.Options {
+		key, value, _ := strings.Cut(option, "=")
+		if err := set(key, value); err != nil {
+			return nil, err
+		}
+	}
+	if err := unix.FsconfigCreate(fd); err != nil {
+		return nil, contextError(fs, "create", err)
+	}
+	attrs, err := mountAttrs(p.Flags)
+	if err != nil {
+		return nil, err
+	}
+	view, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, contextError(fs, "fsmount", err)
+	}
+	return os.NewFile(uintptr(view), p.Source), nil
+}
+
+// mount2Overlay uses mount(2), which takes the options in one page, and clones
+// the mount so that it can leave the stage.
+func (x *execution) mount2Overlay() (*os.File, error) {
+	p := x.plan
+	// The names of the layers are given relative to the stage, to fit more of them.
+	// The stage's thread shares its working directory with no other.
+	if err := unix.Chdir(p.Stage); err != nil {
+		return nil, err
+	}
+	var dirs []string
+	for _, dir := range p.lowers() {
+		dirs = append(dirs, filepath.Base(dir))
+	}
+	options := append([]string{}, p.Flags...)
+	options = append(options, p.Options...)
+	options = append(options, "lowerdir="+strings.Join(dirs, ":"))
+	if p.Private != nil {
+		options = append(options, "upperdir="+p.upper(), "workdir="+p.work())
+	}
+	data := strings.Join(options, ",")
+	// The kernel cuts what does not fit, in silence (copy_mount_options).
+	if page := os.Getpagesize(); len(data) >= page {
+		return nil, fmt.Errorf("%d layers need %d bytes of mount options, but before Linux 6.7 they have to fit into %d: use fewer layers or a newer kernel",
+			len(p.Layers), len(data), page-1)
+	}
+	at := filepath.Join(p.Stage, ".view")
+	if err := os.Mkdir(at, 0o755); err != nil {
+		return nil, err
+	}
+	if err := mount.Mount(p.Source, at, "overlay", data); err != nil {
+		return nil, overlayHint(err)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, at, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("open_tree: %w", err)
+	}
+	return os.NewFile(uintptr(fd), p.Source), nil
+}
+
+// mountAttrs translates mount(8)'s flag names for fsmount(2).
+func mountAttrs(flags []string) (attrs int, err error) {
+	names := map[string]int{
+		"ro": unix.MOUNT_ATTR_RDONLY, "nodev": unix.MOUNT_ATTR_NODEV, "nosuid": unix.MOUNT_ATTR_NOSUID,
+		"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME,
+		"nodiratime": unix.MOUNT_ATTR_NODIRATIME, "relatime": unix.MOUNT_ATTR_RELATIME,
+		"strictatime": unix.MOUNT_ATTR_STRICTATIME,
+	}
+	for _, f := range flags {
+		bit, ok := names[f]
+		if !ok {
+			return 0, fmt.Errorf("unknown mount flag %q", f)
+		}
+		attrs |= bit
+	}
+	return attrs, nil
+}
+
+// contextError adds the kernel's own words, which it leaves in the file system
+// context's log, to an error number; where there are none, the likely cause.
+func contextError(fs *os.File, what string, err error) error {
+	if words := drainLog(fs); words != "" {
+		return fmt.Errorf("%s: %s: %w", what, words, err)
+	}
+	return fmt.Errorf("%s: %w", what, overlayHint(err))
+}
+
+// drainLog reads what the kernel said since the last call. Each message is a
+// letter for its severity, a blank and the text.
+func drainLog(fs *os.File) string {
+	var words []string
+	buf := make([]byte, 1024)
+	for {
+		n, err := unix.Read(int(fs.Fd()), buf)
+		if err != nil || n <= 0 {
+			return strings.Join(words, "; ")
+		}
+		text := strings.TrimSpace(string(buf[:n]))
+		if len(text) > 2 && text[1] == ' ' {
+			text = text[2:]
+		}
+		words = append(words, text)
+	}
+}
+
+func overlayHint(err error) error {
+	return hint(err, map[error]string{
+		unix.ESTALE: "the private layer was used with index=on, by other software",
+		unix.EBUSY:  "the private layer is in use",
+		unix.ELOOP:  "two layers are one directory, or one lies in the other",
+		unix.EINVAL: "the private layer lies on a file system that cannot hold one (NFS, overlay), or upper and work on two",
+	})
+}
+
+// hint adds the likely cause to an error number that comes without words.
+func hint(err error, causes map[error]string) error {
+	for number, cause := range causes {
+		if errors.Is(err, number) {
+			return fmt.Errorf("%w (%s)", err, cause)
+		}
+	}
+	return err
+}
+
+// noteView leaves a mark from which the age of the view can be read. It is for
+// people: nothing depends on it, and the next view with this device number takes
+// it over.
+func noteView(run string, dev uint64) error {
+	path := viewMark(run, unix.Major(dev), unix.Minor(dev))
+	now := time.Now()
+	if os.Chtimes(path, now, now) == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o600)
+}
+
+func viewMark(run string, major, minor uint32) string {
+	return filepath.Join(run, "views", fmt.Sprintf("%d:%d", major, minor))
+}
+
+// belowView refuses a target in, or at, a view: nothing is ever mounted there,
+// since automount's plain umount of the view would fail for ever.
+func belowView(target string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(target, &fs); err != nil {
+		return fmt.Errorf("mount point %q: %w", target, err)
+	}
+	if fs.Type != unix.OVERLAYFS_SUPER_MAGIC {
+		return nil
+	}
+	views, err := Views()
+	if err != nil {
+		return err
+	}
+	for _, v := range views {
+		if v.Target == target {
+			return fmt.Errorf("%s is mounted at %q already", v.Name, target)
+		}
+		if strings.HasPrefix(target, v.Target+"/") {
+			return fmt.Errorf("%q lies in the view %s at %q, below which nothing is mounted", target, v.Name, v.Target)
+		}
+	}
+	return nil
+}

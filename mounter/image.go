@@ -1,0 +1,155 @@
+package mounter
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A MismatchError is an image that is not the layer that the inventory describes.
+type MismatchError struct {
+	Layer, Image string
+	What         string // "size", "fstype", "uuid", "digest"
+	Got, Want    string
+}
+
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("layer %q: image %q: %s is %s, but the inventory says %s", e.Layer, e.Image, e.What, e.Got, e.Want)
+}
+
+// checkImage opens the layer's image and makes sure that it is the layer: its
+// size, its file system's type and UUID each time, all of its bytes the first
+// time. That they were read and were right is remembered in the cache, together
+// with the file's identity and its change time, which nobody can set: the image
+// is read again as soon as it has changed in any way.
+func checkImage(ctx context.Context, l Layer, cache string) (*os.File, error) {
+	root, err := os.OpenRoot(l.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	opened, err := root.Open(l.Path)
+	if err != nil {
+		return nil, fmt.Errorf("layer %q: %w", l.Name, err)
+	}
+	// os.Root names the file by its relative path; the loop device wants to show
+	// all of it.
+	fd, err := unix.FcntlInt(opened.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	opened.Close()
+	if err != nil {
+		return nil, err
+	}
+	f := os.NewFile(uintptr(fd), l.File())
+	if err := checkOpen(ctx, f, l, cache); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func checkOpen(ctx context.Context, f *os.File, l Layer, cache string) error {
+	mismatch := func(what, got, want string) error {
+		return &MismatchError{Layer: l.Name, Image: f.Name(), What: what, Got: got, Want: want}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("layer %q: %q is no regular file", l.Name, f.Name())
+	}
+	if l.Size != 0 && st.Size != l.Size {
+		return mismatch("size", fmt.Sprintf("%d bytes", st.Size), fmt.Sprintf("%d", l.Size))
+	}
+	fstype, uuid, err := probe(f)
+	if err != nil {
+		return fmt.Errorf("layer %q: image %q: %w", l.Name, f.Name(), err)
+	}
+	if fstype != l.FSType {
+		return mismatch("fstype", fstype, l.FSType)
+	}
+	if l.UUID != "" && uuid != l.UUID {
+		return mismatch("uuid", uuid, l.UUID)
+	}
+	stamp := fmt.Appendf(nil, "dev %d ino %d size %d mtime %d.%09d ctime %d.%09d\n",
+		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
+	stampFile := filepath.Join(cache, "verified", strings.TrimPrefix(l.Digest, "sha256:"))
+	if old, err := os.ReadFile(stampFile); err == nil && bytes.Equal(old, stamp) {
+		return nil
+	}
+	digest, err := hash(ctx, f)
+	if err != nil {
+		return fmt.Errorf("layer %q: image %q: %w", l.Name, f.Name(), err)
+	}
+	if digest != l.Digest {
+		return mismatch("digest", digest, l.Digest)
+	}
+	return remember(stampFile, stamp)
+}
+
+// remember writes a stamp. It is only a cache: a torn one is another content, and
+// the image is read again.
+func remember(path string, stamp []byte) error {
+	err := os.WriteFile(path, stamp, 0o600)
+	if !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, stamp, 0o600)
+}
+
+// hash returns "sha256:…" of the whole file.
+func hash(ctx context.Context, f *os.File) (string, error) {
+	h := sha256.New()
+	buf := make([]byte, 1<<20)
+	for offset := int64(0); ; {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
+		n, err := f.ReadAt(buf, offset)
+		h.Write(buf[:n])
+		offset += int64(n)
+		if err == io.EOF {
+			return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+}
+
+// probe tells the type and the UUID of the file system in an image from its
+// superblock. A squashfs has no UUID. Offsets: fs/erofs/erofs_fs.h,
+// fs/squashfs/squashfs_fs.h, fs/ext4/ext4.h.
+func probe(r io.ReaderAt) (fstype, uuid string, err error) {
+	head := make([]byte, 2048)
+	if n, err := r.ReadAt(head, 0); n < len(head) {
+		return "", "", fmt.Errorf("too short for a file system: %w", err)
+	}
+	super := head[1024:]
+	switch {
+	case bytes.HasPrefix(super, []byte{0xe2, 0xe1, 0xf5, 0xe0}):
+		return "erofs", formatUUID(super[0x30:0x40]), nil
+	case bytes.HasPrefix(head, []byte("hsqs")):
+		return "squashfs", "", nil
+	case bytes.HasPrefix(super[0x38:], []byte{0x53, 0xef}):
+		return "ext4", formatUUID(super[0x68:0x78]), nil
+	}
+	return "", "", errors.New("no erofs, squashfs or ext4 file system in it")
+}
+
+func formatUUID(b []byte) string {
+	x := hex.EncodeToString(b)
+	return x[:8] + "-" + x[8:12] + "-" + x[12:16] + "-" + x[16:20] + "-" + x[20:]
+}

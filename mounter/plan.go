@@ -1,0 +1,245 @@
+package mounter
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// maxLayers is overlayfs's OVL_MAX_STACK (fs/overlayfs/params.h).
+const maxLayers = 500
+
+// SourcePrefix starts the mount source of every view: "levelfs:emacs@29.4-1".
+const SourcePrefix = "levelfs:"
+
+// overlayOptions is the only set of options under which the kernel allows a new
+// level under an old private layer: "Offline changes to the lower tree are only
+// allowed if the metacopy, index, xino and redirect_dir features have not been
+// used" (overlayfs.rst). They are spelled out because their defaults differ
+// between kernels. redirect_dir is nofollow, since off means follow where the
+// module parameter redirect_always_follow is set.
+func overlayOptions() []string {
+	return []string{"index=off", "metacopy=off", "redirect_dir=nofollow", "xino=off", "nfs_export=off"}
+}
+
+// A Request says which view is wanted, in full: planning looks nothing up.
+type Request struct {
+	Name    string   // of the level: "emacs@29.4-1"
+	Target  string   // absolute path of the mount point
+	Layers  []Layer  // topmost first
+	Private *Private // nil: the view is read-only
+	Flags   []string // mount flags by their mount(8) names; nodev is added
+	Run     string   // directory for what does not outlive a boot
+	Cache   string   // directory for what can be had again
+}
+
+// A Layer is one read-only layer as it is on this machine.
+type Layer struct {
+	Name   string `json:"name"`
+	FSType string `json:"fstype"`           // erofs, squashfs, ext4, or dir
+	Digest string `json:"digest,omitempty"` // "sha256:…" of the image; empty for dir
+	Size   int64  `json:"size,omitempty"`   // bytes; 0: not checked
+	UUID   string `json:"uuid,omitempty"`   // of the file system; empty: not checked
+	// Dir and Path locate the image file or the directory: Path is relative to Dir
+	// and is opened so that no symbolic link leads out of it.
+	Dir  string `json:"dir"`
+	Path string `json:"path"`
+}
+
+// File is the layer's absolute path.
+func (l Layer) File() string { return filepath.Join(l.Dir, l.Path) }
+
+// mountName is how the layer's mount is called on the stage, and therefore in the
+// view's line in /proc/self/mountinfo: name and content in one word.
+func (l Layer) mountName() string {
+	if l.FSType == "dir" {
+		return l.Name + "@dir"
+	}
+	return l.Name + "@" + strings.TrimPrefix(l.Digest, "sha256:")[:12]
+}
+
+// A Private is a private layer: a directory that holds upper and work for
+// overlayfs, the file level (which level it was last under) and the file lock.
+//
+// The lock is held while a view is made. After that the kernel is the lock: as
+// long as any overlay uses upper, even one that was lazily unmounted or lives in
+// another mount namespace, the next Apply finds it in use and refuses.
+type Private struct {
+	Dir       string `json:"dir,omitempty"`       // absolute; empty if ephemeral
+	Ephemeral bool   `json:"ephemeral,omitempty"` // in memory, gone with the view
+}
+
+func (p *Private) upper() string { return filepath.Join(p.Dir, "upper") }
+func (p *Private) work() string  { return filepath.Join(p.Dir, "work") }
+func (p *Private) level() string { return filepath.Join(p.Dir, "level") }
+func (p *Private) lock() string  { return filepath.Join(p.Dir, "lock") }
+
+// A Plan is a view that could be mounted, as pure data.
+type Plan struct {
+	Name    string   `json:"name"`   // "emacs@29.4-1"
+	Source  string   `json:"source"` // as mountinfo will show it
+	Target  string   `json:"target"`
+	Layers  []Layer  `json:"layers"` // topmost first
+	Private *Private `json:"private,omitempty"`
+	Flags   []string `json:"flags"`   // of the mount
+	Options []string `json:"options"` // of overlayfs, layers excluded
+	Stage   string   `json:"stage"`   // where the layers are mounted, visible to the helper only
+	Run     string   `json:"run"`
+	Cache   string   `json:"cache"`
+	Steps   []Step   `json:"steps"`
+}
+
+// A Step is one thing to do. What it does it to is in the Plan: Layer is an index
+// into Plan.Layers.
+type Step struct {
+	Op     Op     `json:"op"`
+	Layer  int    `json:"layer"`            // -1 if the step is about no layer
+	Path   string `json:"path,omitempty"`   // what is read
+	Target string `json:"target,omitempty"` // what is made
+}
+
+// Op says what a Step does.
+type Op string
+
+// The operations, in the order in which a plan has them.
+const (
+	OpLock    Op = "lock"    // take the private layer's lock
+	OpIdle    Op = "idle"    // refuse if any view uses the private layer
+	OpCheck   Op = "check"   // refuse an image that is not the layer
+	OpStage   Op = "stage"   // a mount namespace and a tmpfs for the layers' mounts
+	OpMount   Op = "mount"   // mount an image on the stage, through a loop device that is shared
+	OpBind    Op = "bind"    // bind a plain directory on the stage
+	OpEmpty   Op = "empty"   // an empty directory: overlayfs wants two layers
+	OpPrivate Op = "private" // make upperdir and workdir if they are not there
+	OpRecord  Op = "record"  // write down which level the private layer is under
+	OpOverlay Op = "overlay" // stack the layers and attach the view
+	OpUnstage Op = "unstage" // give up the stage: only the view stays
+)
+
+// A PlanError is a view that cannot be mounted as it is described.
+type PlanError struct {
+	View   string
+	Reason string
+}
+
+func (e *PlanError) Error() string { return fmt.Sprintf("view %s: %s", e.View, e.Reason) }
+
+// Build plans a view. It does no input or output. What cannot work is refused
+// here, before anything is touched: no layer, more than 500 layers, one layer
+// twice, two layers with one content.
+func Build(r Request) (*Plan, error) {
+	refuse := func(format string, args ...any) (*Plan, error) {
+		return nil, &PlanError{View: r.Name, Reason: fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case !filepath.IsAbs(r.Target) || filepath.Clean(r.Target) != r.Target || r.Target == "/":
+		return refuse("target %q is not a clean absolute path", r.Target)
+	case len(r.Layers) == 0:
+		return refuse("no layers")
+	case len(r.Layers) > maxLayers:
+		return refuse("%d layers, but overlayfs takes at most %d", len(r.Layers), maxLayers)
+	}
+	names, contents := make(map[string]bool), make(map[string]string)
+	for _, l := range r.Layers {
+		content := l.Digest
+		if l.FSType == "dir" {
+			content = l.File()
+		} else if len(l.Digest) < len("sha256:")+64 {
+			return refuse("layer %q has no digest", l.Name)
+		}
+		if names[l.Name] {
+			return refuse("layer %q is in it twice", l.Name)
+		}
+		if other, dup := contents[content]; dup {
+			return refuse("layers %q and %q have the same content %s", other, l.Name, content)
+		}
+		names[l.Name], contents[content] = true, l.Name
+	}
+	p := &Plan{
+		Name:    r.Name,
+		Source:  SourcePrefix + r.Name,
+		Target:  r.Target,
+		Layers:  r.Layers,
+		Private: r.Private,
+		Flags:   append([]string{"nodev"}, r.Flags...),
+		Options: overlayOptions(),
+		Stage:   filepath.Join(r.Run, "layers"),
+		Run:     r.Run,
+		Cache:   r.Cache,
+	}
+	if p.Private == nil {
+		p.Flags = append([]string{"ro"}, p.Flags...)
+	}
+	p.Steps = p.steps()
+	return p, nil
+}
+
+func (p *Plan) steps() []Step {
+	var steps []Step
+	add := func(op Op, layer int, path, target string) {
+		steps = append(steps, Step{Op: op, Layer: layer, Path: path, Target: target})
+	}
+	kept := p.Private != nil && !p.Private.Ephemeral
+	if kept {
+		add(OpLock, -1, "", p.Private.lock())
+		add(OpIdle, -1, p.Private.upper(), "")
+	}
+	for i, l := range p.Layers {
+		if l.FSType != "dir" {
+			add(OpCheck, i, l.File(), "")
+		}
+	}
+	add(OpStage, -1, "", p.Stage)
+	for i, l := range p.Layers {
+		op := OpMount
+		if l.FSType == "dir" {
+			op = OpBind
+		}
+		add(op, i, l.File(), p.staged(l))
+	}
+	if len(p.Layers) == 1 && p.Private == nil {
+		add(OpEmpty, -1, "", p.empty())
+	}
+	if p.Private != nil {
+		add(OpPrivate, -1, p.staged(p.Layers[0]), p.upper())
+	}
+	if kept {
+		add(OpRecord, -1, "", p.Private.level())
+	}
+	add(OpOverlay, -1, p.Stage, p.Target)
+	add(OpUnstage, -1, "", p.Stage)
+	return steps
+}
+
+// staged is where the layer is mounted while the overlay is made.
+func (p *Plan) staged(l Layer) string { return filepath.Join(p.Stage, l.mountName()) }
+
+// empty is the second layer of a read-only view that has only one: overlayfs
+// refuses a single lower layer without an upper one.
+func (p *Plan) empty() string { return filepath.Join(p.Stage, "empty") }
+
+func (p *Plan) upper() string {
+	if p.Private.Ephemeral {
+		return filepath.Join(p.Stage, "upper")
+	}
+	return p.Private.upper()
+}
+
+func (p *Plan) work() string {
+	if p.Private.Ephemeral {
+		return filepath.Join(p.Stage, "work")
+	}
+	return p.Private.work()
+}
+
+// lowers are overlayfs's lower layers, topmost first.
+func (p *Plan) lowers() []string {
+	var dirs []string
+	for _, l := range p.Layers {
+		dirs = append(dirs, p.staged(l))
+	}
+	if len(p.Layers) == 1 && p.Private == nil {
+		dirs = append(dirs, p.empty())
+	}
+	return dirs
+}

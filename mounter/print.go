@@ -1,0 +1,101 @@
+package mounter
+
+import (
+	"strings"
+)
+
+// Commands renders the plan as shell commands, one a line, that do by hand what
+// an [Applier] does by system calls. They show the layers' mounts for a moment,
+// since a shell has no mount namespace to hide them in; otherwise the outcome is
+// the same.
+func (p *Plan) Commands() []string {
+	var lines []string
+	for _, s := range p.Steps {
+		lines = append(lines, p.commands(s)...)
+	}
+	return lines
+}
+
+func (p *Plan) commands(s Step) []string {
+	switch s.Op {
+	case OpLock:
+		return []string{
+			"mkdir -p -m 0700 " + quote(p.Private.Dir),
+			"exec 9>>" + quote(s.Target) + " && flock -w 10 9",
+		}
+	case OpIdle:
+		return []string{"! grep -F " + quote("upperdir="+s.Path+",") + " /proc/self/mountinfo"}
+	case OpCheck:
+		return []string{"echo " + quote(strings.TrimPrefix(p.Layers[s.Layer].Digest, "sha256:")+"  "+s.Path) + " | sha256sum --check --quiet"}
+	case OpStage:
+		return []string{
+			"mkdir -p -m 0700 " + quote(s.Target),
+			"mount -t tmpfs -o mode=0755 levelfs-stage " + quote(s.Target),
+		}
+	case OpMount:
+		l := p.Layers[s.Layer]
+		return []string{
+			"mkdir " + quote(s.Target),
+			"loop=$(losetup --find --show --nooverlap --read-only --direct-io=on " + quote(s.Path) + ")",
+			"mount -t " + l.FSType + " -o " + quote(strings.Join(layerOptions(l.FSType), ",")) + " \"$loop\" " + quote(s.Target),
+			"losetup --detach \"$loop\"", // takes effect with the last umount
+		}
+	case OpBind:
+		return []string{
+			"mkdir " + quote(s.Target),
+			"mount --bind -o ro,nodev " + quote(s.Path) + " " + quote(s.Target),
+		}
+	case OpEmpty:
+		return []string{"mkdir " + quote(s.Target)}
+	case OpPrivate:
+		return []string{
+			"mkdir -p " + quote(p.work()),
+			"test -d " + quote(s.Target) + " || { mkdir " + quote(s.Target) +
+				" && chmod --reference=" + quote(s.Path) + " " + quote(s.Target) +
+				" && chown --reference=" + quote(s.Path) + " " + quote(s.Target) + "; }",
+		}
+	case OpRecord:
+		return []string{"echo " + quote(string(p.levelRecord())) + " >" + quote(s.Target)}
+	case OpOverlay:
+		lines := []string{"mount -t overlay -o " + quote(strings.Join(p.mountOptions(), ",")) + " " + quote(p.Source) + " " + quote(s.Target)}
+		if p.Private != nil && !p.Private.Ephemeral {
+			lines = append(lines, "echo \"$(cat /proc/sys/kernel/random/boot_id) $(stat -c %d "+quote(s.Target)+")\" >"+quote(p.Private.lock())+"; exec 9>&-")
+		}
+		return lines
+	case OpUnstage:
+		return []string{"umount -R " + quote(s.Target)}
+	}
+	return nil
+}
+
+// mountOptions is everything that mount(8) needs after -o for the overlay.
+func (p *Plan) mountOptions() []string {
+	options := append([]string{}, p.Flags...)
+	options = append(options, p.Options...)
+	for _, dir := range p.lowers() {
+		options = append(options, "lowerdir+="+dir)
+	}
+	if p.Private != nil {
+		options = append(options, "upperdir="+p.upper(), "workdir="+p.work())
+	}
+	return options
+}
+
+// layerOptions are the mount options of a layer's image. An ext4 journal is never
+// replayed: the device is read-only, and the plain mount would fail.
+func layerOptions(fstype string) []string {
+	if fstype == "ext4" {
+		return []string{"ro", "nodev", "noload"}
+	}
+	return []string{"ro", "nodev"}
+}
+
+// quote makes s one word for a POSIX shell.
+func quote(s string) string {
+	if s != "" && strings.IndexFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._+@:=,-", r)
+	}) < 0 {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,243 @@
+package mounter
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// lockWait is how long to wait for another helper that mounts over the same
+// private layer or sets up a loop device: they need milliseconds.
+const lockWait = 10 * time.Second
+
+// lockPrivate makes the private layer's directory if it is not there and locks
+// it until the end of the execution.
+func (x *execution) lockPrivate(ctx context.Context) error {
+	dir := x.plan.Private.Dir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	lock, err := lockFile(ctx, x.plan.Private.lock())
+	if err != nil {
+		return err
+	}
+	x.finally(lock.Close)
+	return nil
+}
+
+// lockFile opens the file, making it if need be, and takes flock(2) on it. The
+// lock goes with the descriptor, however the process ends.
+func lockFile(ctx context.Context, path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, lockWait)
+	defer cancel()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("lock %q is held by another process: %w", path, ctx.Err())
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// idle is an error if any overlay on this machine, visible or not, uses the
+// private layer. With index=off the kernel itself would only log a warning and
+// let two views write into one directory.
+//
+// The lock file says which overlay was the last one: the boot it was made in and
+// its device number. If the boot is another one, or no superblock has that number
+// any more, the layer is free. If that cannot be told, the kernel is asked, which
+// is always right but leaves a line in its log.
+func (p *Private) idle() error {
+	if _, err := os.Lstat(p.upper()); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	boot, dev := p.lastUse()
+	if boot != "" && boot != bootID() {
+		return nil
+	}
+	if boot != "" && superblockGone(dev) {
+		return nil
+	}
+	if views, err := Views(); err == nil {
+		for _, v := range views {
+			if v.Upper == p.upper() {
+				return &InUseError{Private: p.Dir, Target: v.Target}
+			}
+		}
+	}
+	return p.askKernel()
+}
+
+// An InUseError is a private layer that a view uses already.
+type InUseError struct {
+	Private string
+	Target  string // where that view is mounted; "" if it is not to be seen from here
+}
+
+func (e *InUseError) Error() string {
+	if e.Target == "" {
+		return fmt.Sprintf("private layer %q is in use by a view that is mounted in another mount namespace, or was unmounted lazily and is still open", e.Private)
+	}
+	return fmt.Sprintf("private layer %q is in use by the view at %q", e.Private, e.Target)
+}
+
+// askKernel tries to use the upper directory with index=on, for which overlayfs
+// insists on having it alone (EBUSY, ovl_report_in_use in fs/overlayfs/super.c),
+// and with a work directory that it refuses only after that test, so that nothing
+// is ever made.
+func (p *Private) askKernel() error {
+	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("fsopen: %w", err)
+	}
+	defer unix.Close(fd)
+	for _, option := range [][2]string{
+		{"index", "on"}, {"lowerdir", filepath.Dir(p.Dir)}, {"upperdir", p.upper()}, {"workdir", p.upper()},
+	} {
+		if err := unix.FsconfigSetString(fd, option[0], option[1]); err != nil {
+			return fmt.Errorf("is the private layer in use? %s: %w", option[0], err)
+		}
+	}
+	switch err := unix.FsconfigCreate(fd); {
+	case errors.Is(err, unix.EBUSY):
+		return &InUseError{Private: p.Dir}
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ELOOP):
+		return nil
+	default:
+		return fmt.Errorf("is the private layer in use? the kernel gave no answer: %w", err)
+	}
+}
+
+// noteUse writes down which overlay uses the private layer now. It need not
+// survive a crash of the machine: another boot means that nothing uses it.
+func (p *Private) noteUse(dev uint64) error {
+	return os.WriteFile(p.lock(), fmt.Appendf(nil, "%s %d\n", bootID(), dev), 0o600)
+}
+
+// lastUse reads what noteUse wrote. An empty boot means that it is not known.
+func (p *Private) lastUse() (boot string, dev uint64) {
+	text, err := os.ReadFile(p.lock())
+	if err != nil {
+		return "", 0
+	}
+	boot, number, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
+	dev, err = strconv.ParseUint(number, 10, 64)
+	if !ok || err != nil || len(boot) != 36 {
+		return "", 0
+	}
+	return boot, dev
+}
+
+// bootID is the kernel's random name for this boot (random(4)).
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// makePrivate makes the upper and the work directory if they are not there. The
+// upper directory is the root of the view: it gets the owner and the mode of the
+// topmost layer's root, and gets its name last, so that a crash leaves none with
+// the wrong ones.
+func makePrivate(top, upper, work string) error {
+	if err := os.Mkdir(work, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if info, err := os.Lstat(upper); err == nil {
+		if !info.IsDir() {
+			return fmt.Errorf("%q is no directory", upper)
+		}
+		return nil
+	}
+	var root unix.Stat_t
+	if err := unix.Stat(top, &root); err != nil {
+		return &fs.PathError{Op: "stat", Path: top, Err: err}
+	}
+	unfinished := upper + ".new"
+	if err := os.Mkdir(unfinished, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if err := unix.Chown(unfinished, int(root.Uid), int(root.Gid)); err != nil {
+		return &fs.PathError{Op: "chown", Path: unfinished, Err: err}
+	}
+	if err := unix.Chmod(unfinished, root.Mode&0o7777); err != nil {
+		return &fs.PathError{Op: "chmod", Path: unfinished, Err: err}
+	}
+	return os.Rename(unfinished, upper)
+}
+
+// levelRecord is the content of the private layer's file level: the base that its
+// copied-up files came from.
+func (p *Plan) levelRecord() []byte {
+	type layer struct {
+		Name   string `json:"name"`
+		Digest string `json:"digest,omitempty"`
+		UUID   string `json:"uuid,omitempty"`
+	}
+	record := struct {
+		Level  string  `json:"level"`
+		Layers []layer `json:"layers"`
+	}{Level: p.Name}
+	for _, l := range p.Layers {
+		record.Layers = append(record.Layers, layer{l.Name, l.Digest, l.UUID})
+	}
+	text, err := json.Marshal(record)
+	if err != nil {
+		panic(err) // strings and slices always marshal
+	}
+	return text
+}
+
+// writeDurably replaces a file so that after a crash it has the old content or
+// the new, and the new if anything that was done afterwards is there. It writes
+// nothing if the content is there already. The temporary name is fixed, unlike in
+// the libraries for this, so that a killed helper leaves one file and not many;
+// the caller holds a lock.
+func writeDurably(path string, text []byte) error {
+	text = append(text, '\n')
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(text) {
+		return nil
+	}
+	temporary := path + ".new"
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(temporary, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temporary))
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

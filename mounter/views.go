@@ -1,0 +1,97 @@
+package mounter
+
+import (
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+)
+
+// A View is a mounted view, as the kernel describes it.
+type View struct {
+	Target   string   // mount point
+	Name     string   // "emacs@29.4-1", from the mount's source
+	Layers   []string // mounts of its layers, topmost first: "emacs-bin@3f2a9c81d0e4"
+	Upper    string   // upperdir, or "" if the view has none
+	ReadOnly bool
+	Options  []string // of the mount and of overlayfs, layers and directories excluded
+	Major    uint32   // device number, by which stat(2) knows it
+	Minor    uint32
+}
+
+// Views returns the views in this mount namespace, from /proc/self/mountinfo
+// (proc_pid_mountinfo(5)). It touches no mounted file system, so that a dead one
+// cannot stop it.
+func Views() ([]View, error) {
+	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
+		return m.FSType != "overlay" || !strings.HasPrefix(m.Source, SourcePrefix), false
+	})
+	if err != nil {
+		return nil, err
+	}
+	views := make([]View, 0, len(infos))
+	for _, m := range infos {
+		v := View{
+			Target: m.Mountpoint,
+			Name:   strings.TrimPrefix(m.Source, SourcePrefix),
+			Major:  uint32(m.Major), Minor: uint32(m.Minor),
+			Options: strings.Split(m.Options, ","),
+		}
+		for option := range strings.SplitSeq(m.VFSOptions, ",") {
+			key, value, _ := strings.Cut(unescape(option), "=")
+			switch key {
+			case "lowerdir+":
+				v.Layers = append(v.Layers, path.Base(value))
+			case "lowerdir":
+				for dir := range strings.SplitSeq(value, ":") {
+					v.Layers = append(v.Layers, path.Base(dir))
+				}
+			case "upperdir":
+				v.Upper = value
+			case "workdir":
+			default:
+				v.Options = append(v.Options, unescape(option))
+			}
+		}
+		for _, option := range v.Options {
+			if option == "ro" {
+				v.ReadOnly = true
+			}
+		}
+		views = append(views, v)
+	}
+	return views, nil
+}
+
+// Since is when the view was mounted, or the zero time if that is not known (the
+// kernel does not say; [Applier] leaves a mark in the run directory).
+func (v View) Since(run string) time.Time {
+	info, err := os.Stat(viewMark(run, v.Major, v.Minor))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
+// unescape undoes the kernel's octal escapes (seq_escape in fs/seq_file.c), which
+// the library leaves in the file system's own options.
+func unescape(s string) string {
+	if !strings.Contains(s, `\`) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\\' && i+3 < len(s) {
+			if c, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
+				b.WriteByte(byte(c))
+				i += 3
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
