@@ -12,7 +12,8 @@ import (
 // A Query is what a lookup asks.
 type Query struct {
 	Key  Key    `json:"key"`
-	Host string `json:"host"` // the caller: a host name, short or fully qualified
+	Host string `json:"host"`           // a host name, short or fully qualified
+	User string `json:"user,omitempty"` // a user on it, or "" if the host itself asks
 }
 
 // A Resolution is the answer to a Query: which level, why, and of what it is
@@ -57,14 +58,21 @@ func (r Rule) origin() string {
 // entry what this one does.
 const (
 	RankKey         = "key" // the key itself names the level
+	RankUser        = "user"
+	RankUserProfile = "user's profile"
+	RankUserGroup   = "user's group"
+	RankUserGrProf  = "user's group's profile"
 	RankHost        = "host"
 	RankHostProfile = "host's profile"
 	RankHostGroup   = "host's group"
-	RankGroupProf   = "host's group's profile"
+	RankHostGrProf  = "host's group's profile"
 	RankDefault     = "component's default"
 )
 
-var ranks = []string{RankKey, RankHost, RankHostProfile, RankHostGroup, RankGroupProf, RankDefault}
+func rankOf(name string) int {
+	return slices.Index([]string{RankKey, RankUser, RankUserProfile, RankUserGroup, RankUserGrProf,
+		RankHost, RankHostProfile, RankHostGroup, RankHostGrProf, RankDefault}, name)
+}
 
 // A Resolver looks levels up in its sources. An earlier source goes before a
 // later one at the same rank, so that a local source can override a central one.
@@ -79,6 +87,9 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	}
 	if !ValidHost(q.Host) {
 		return res, fmt.Errorf("invalid host name %q", q.Host)
+	}
+	if q.User != "" && !validName(q.User, "._-") {
+		return res, fmt.Errorf("invalid user name %q", q.User)
 	}
 	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources}
 	if err := l.first(ctx); err != nil {
@@ -113,7 +124,7 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 func (r *Resolver) Components(ctx context.Context) ([]Component, error) {
 	byName := make(map[string]Component)
 	for _, s := range r.Sources {
-		entries, err := s.Search(ctx, []Term{{class(classComponent)}})
+		entries, err := s.Search(ctx, []Term{{class(classComponent)}}, attributes())
 		if err != nil {
 			return nil, err
 		}
@@ -146,10 +157,15 @@ type lookup struct {
 }
 
 // found is what one source answered.
-type found struct{ hosts, components, levels, profiles, groups, layers []Entry }
+type found struct {
+	users, hosts                 []Entry
+	components, levels, profiles []Entry
+	userGroups, hostGroups       []Entry
+	layers                       []Entry
+}
 
-// first asks each source for the host, the component, the component's levels
-// and the profiles that speak of it or include others.
+// first asks each source for the host, the user and the groups that name the user,
+// the component, its levels, and the profiles that speak of it or include others.
 func (l *lookup) first(ctx context.Context) error {
 	key := l.query.Key
 	names := []string{l.query.Host}
@@ -171,9 +187,14 @@ func (l *lookup) first(ctx context.Context) error {
 				{Attr: attrAssignment, Op: Prefix, Value: key.Component + "="},
 				{Attr: attrProfileRef, Op: Present},
 			}})
+		if l.query.User != "" {
+			terms = append(terms,
+				Term{{{Attr: "objectClass", Value: "posixAccount"}, {Attr: "objectClass", Value: "inetOrgPerson"}}, anyOf("uid", l.query.User)},
+				Term{class(classCaller), anyOf("memberUid", l.query.User)})
+		}
 	}
 	for i, s := range l.sources {
-		entries, err := s.Search(ctx, terms)
+		entries, err := s.Search(ctx, terms, attributes())
 		if err != nil {
 			return err
 		}
@@ -186,6 +207,10 @@ func (l *lookup) first(ctx context.Context) error {
 				f.levels = append(f.levels, e)
 			case e.Is(classProfile):
 				f.profiles = append(f.profiles, e)
+			case e.Is("posixGroup"):
+				f.userGroups = append(f.userGroups, e)
+			case e.Is("posixAccount"), e.Is("inetOrgPerson"):
+				f.users = append(f.users, e)
 			default:
 				f.hosts = append(f.hosts, e)
 			}
@@ -194,16 +219,18 @@ func (l *lookup) first(ctx context.Context) error {
 	return nil
 }
 
-// second asks each source for the groups that the host is a member of and for
-// the layers of the levels that the first search found.
+// second asks each source for the groups that the host or the user is a member of
+// and for the layers of the levels that the first search found.
 func (l *lookup) second(ctx context.Context) error {
-	var members Condition
-	names := make(map[string]bool)
 	var layers Condition
+	names := make(map[string]bool)
+	var users, hosts []string // their DNs
 	for _, f := range l.found {
+		for _, e := range f.users {
+			users = append(users, e.DN)
+		}
 		for _, e := range f.hosts {
-			members = append(members,
-				Test{Attr: "member", Value: e.DN}, Test{Attr: "uniqueMember", Value: e.DN})
+			hosts = append(hosts, e.DN)
 		}
 		for _, e := range f.levels {
 			for _, ref := range e.Attrs["levelfslayerref"] {
@@ -215,8 +242,8 @@ func (l *lookup) second(ctx context.Context) error {
 		}
 	}
 	var terms []Term
-	if len(members) > 0 {
-		terms = append(terms, Term{class(classCaller), members})
+	if dns := slices.Concat(users, hosts); len(dns) > 0 {
+		terms = append(terms, Term{class(classCaller), append(anyOf("member", dns...), anyOf("uniqueMember", dns...)...)})
 	}
 	if len(layers) > 0 {
 		terms = append(terms, Term{class(classLayer), layers})
@@ -224,8 +251,14 @@ func (l *lookup) second(ctx context.Context) error {
 	if len(terms) == 0 {
 		return nil
 	}
+	// Whose group it is has to be seen from its members only if both could be in
+	// it: a group can have ten thousand.
+	attrs := attributes()
+	if both := len(users) > 0 && len(hosts) > 0; both {
+		attrs = append(attrs, "member", "uniqueMember")
+	}
 	for i, s := range l.sources {
-		entries, err := s.Search(ctx, terms)
+		entries, err := s.Search(ctx, terms, attrs)
 		if err != nil {
 			return err
 		}
@@ -233,12 +266,43 @@ func (l *lookup) second(ctx context.Context) error {
 		for _, e := range entries {
 			if e.Is(classLayer) {
 				f.layers = append(f.layers, e)
-			} else {
-				f.groups = append(f.groups, e)
+				continue
+			}
+			ofHost := len(users) == 0 || hasMember(e, hosts)
+			ofUser := len(hosts) == 0 || hasMember(e, users)
+			if ofHost {
+				f.hostGroups = append(f.hostGroups, e)
+			}
+			if ofUser {
+				f.userGroups = append(f.userGroups, e)
+			}
+			if !ofHost && !ofUser {
+				return e.invalid("member", "", "the DN of the host or the user, which the server found in it")
 			}
 		}
 	}
 	return nil
+}
+
+// hasMember reports whether one of the DNs is a member of the group.
+func hasMember(group Entry, dns []string) bool {
+	for _, member := range slices.Concat(group.Attrs["member"], group.Attrs["uniquemember"]) {
+		if slices.ContainsFunc(dns, func(dn string) bool { return plainDN(dn) == plainDN(member) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// plainDN brings the spellings in which a server returns one DN together: case,
+// and blanks beside separators (RFC 4514, section 2 and RFC 4517, section 4.2.15).
+func plainDN(dn string) string {
+	rdns := strings.FieldsFunc(strings.ToLower(dn), func(r rune) bool { return r == ',' })
+	for i, rdn := range rdns {
+		attr, value, _ := strings.Cut(rdn, "=")
+		rdns[i] = strings.TrimSpace(attr) + "=" + strings.TrimSpace(value)
+	}
+	return strings.Join(rdns, ",")
 }
 
 // component decodes the component of the first source that has it.
@@ -299,16 +363,25 @@ func (l *lookup) decide(c Component) (trail []Rule, level string, err error) {
 	}
 	for i, f := range l.found {
 		name := l.sources[i].Name()
-		hosts, err := l.rules(i, f.hosts, RankHost, RankHostProfile)
-		if err != nil {
-			return trail, "", err
+		for _, who := range []struct {
+			entries           []Entry
+			direct, byProfile string
+		}{
+			{f.users, RankUser, RankUserProfile},
+			{f.userGroups, RankUserGroup, RankUserGrProf},
+			{f.hosts, RankHost, RankHostProfile},
+			{f.hostGroups, RankHostGroup, RankHostGrProf},
+		} {
+			rules, err := l.rules(i, who.entries, who.direct, who.byProfile)
+			if err != nil {
+				return trail, "", err
+			}
+			trail = append(trail, rules...)
 		}
-		groups, err := l.rules(i, f.groups, RankHostGroup, RankGroupProf)
-		if err != nil {
-			return trail, "", err
+		if len(f.users) == 0 && l.query.User != "" {
+			trail = append(trail, Rule{Rank: RankUser, Source: name, source: i, rank: rankOf(RankUser),
+				Reason: fmt.Sprintf("no entry for user %q", l.query.User)})
 		}
-		trail = append(trail, hosts...)
-		trail = append(trail, groups...)
 		if len(f.hosts) == 0 {
 			trail = append(trail, Rule{Rank: RankHost, Source: name, source: i, rank: rankOf(RankHost),
 				Reason: fmt.Sprintf("no entry for host %q", l.query.Host)})
@@ -440,5 +513,3 @@ func (l *lookup) assignments(e Entry) ([]string, error) {
 	}
 	return levels, nil
 }
-
-func rankOf(name string) int { return slices.Index(ranks, name) }

@@ -10,11 +10,11 @@ type Source interface {
 	// Name says which source this is, for trails and errors: a URI or a path.
 	Name() string
 	// Search returns every entry that any of the terms selects, in no
-	// particular order. It returns by the context's deadline. An inventory
+	// particular order, with at least the attributes named. It returns by the context's deadline. An inventory
 	// without such entries gives none and no error; one that cannot be asked
 	// gives an *UnavailableError; one that is set up wrongly (a base DN that
 	// does not exist, a file that is no LDIF) a *ConfigError.
-	Search(ctx context.Context, terms []Term) ([]Entry, error)
+	Search(ctx context.Context, terms []Term, attrs []string) ([]Entry, error)
 	// Close releases connections. The Source is not used afterwards.
 	Close() error
 }
@@ -80,9 +80,8 @@ func anyOf(attr string, values ...string) Condition {
 // class is the condition that the entry has the object class.
 func class(name string) Condition { return anyOf("objectClass", name) }
 
-// Attributes returns what an Entry needs to have. A source that pays for what it
-// sends need not fetch more: a group can have ten thousand members.
-func Attributes() []string {
+// attributes are what a lookup needs to see of an entry.
+func attributes() []string {
 	return []string{
 		"objectClass", "cn", "description",
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate",

@@ -31,6 +31,8 @@ type Config struct {
 	// Directories are those below which a plain directory may be used as a layer.
 	// None by default: nothing checks such a layer's content.
 	Directories []string `toml:"directories"`
+	// Tree is where the shared tree is: the mount point of the indirect map.
+	Tree string `toml:"tree"`
 	// Map is the map program, which the mount helper asks for a level that it was
 	// not handed.
 	Map string `toml:"map"`
@@ -114,13 +116,16 @@ func (c *Config) parse(text []byte) error {
 	if c.Map == "" {
 		c.Map = "/usr/libexec/levelfs/auto.levelfs"
 	}
+	if c.Tree == "" {
+		c.Tree = "/sw"
+	}
 	if c.Images == nil {
 		c.Images = []string{c.path("/var/lib/levelfs/images")}
 	}
 	if c.Sources == nil {
 		c.Sources = []Source{{Type: "ldif", Path: c.path("/etc/levelfs/inventory.d")}}
 	}
-	for _, dir := range append(append([]string{c.Map}, c.Images...), c.Directories...) {
+	for _, dir := range append(append([]string{c.Map, c.Tree}, c.Images...), c.Directories...) {
 		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
 			return fmt.Errorf("%q: must be a clean absolute path", dir)
 		}

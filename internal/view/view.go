@@ -21,6 +21,7 @@ import (
 type Options struct {
 	ReadOnly bool     // the level as it was delivered: no private layer
 	Flags    []string // mount flags by their mount(8) names
+	User     string   // whose private layer; empty: the host's
 }
 
 // A LocationError is a layer whose image is not on this machine, or is where it
@@ -46,7 +47,11 @@ func Plan(c *config.Config, r *ldapmap.Resolution, target string, o Options) (*m
 	if !o.ReadOnly {
 		switch r.Component.Private {
 		case ldapmap.Persistent:
-			request.Private = &mounter.Private{Dir: filepath.Join(c.PrivateDir(), "host", r.Component.Name)}
+			owner := "host"
+			if o.User != "" {
+				owner = filepath.Join("user", o.User)
+			}
+			request.Private = &mounter.Private{Dir: filepath.Join(c.PrivateDir(), owner, r.Component.Name)}
 		case ldapmap.Ephemeral:
 			request.Private = &mounter.Private{Ephemeral: true}
 		}

@@ -93,14 +93,14 @@ func (s *Source) Close() error {
 }
 
 // Search implements [ldapmap.Source].
-func (s *Source) Search(ctx context.Context, terms []ldapmap.Term) ([]ldapmap.Entry, error) {
+func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, attrs []string) ([]ldapmap.Entry, error) {
 	if s.conn == nil {
 		if err := s.connect(ctx); err != nil {
 			return nil, err
 		}
 	}
 	request := ldap.NewSearchRequest(s.config.Base, ldap.ScopeWholeSubtree, ldap.DerefAlways,
-		sizeLimit, 0, false, filter(terms), ldapmap.Attributes(), nil)
+		sizeLimit, 0, false, filter(terms), attrs, nil)
 	result, err := s.conn.Search(request)
 	switch {
 	case err == nil:

@@ -48,7 +48,7 @@ func (s *Source) Name() string { return s.dir }
 func (s *Source) Close() error { return nil }
 
 // Search implements [ldapmap.Source].
-func (s *Source) Search(ctx context.Context, terms []ldapmap.Term) ([]ldapmap.Entry, error) {
+func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, _ []string) ([]ldapmap.Entry, error) {
 	if !s.read {
 		if err := s.load(ctx); err != nil {
 			return nil, &ldapmap.ConfigError{Source: s.dir, Err: err}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/levelfs/levelfs/internal/view"
+	"github.com/levelfs/levelfs/ldapmap"
+)
+
+// hintFor is what to do about an error, or "". All advice is here: packages only
+// state facts.
+func hintFor(err error) string {
+	var (
+		notFound  *ldapmap.NotFoundError
+		noLevel   *ldapmap.NoLevelError
+		ambiguous *ldapmap.AmbiguousError
+		loop      *ldapmap.LoopError
+		invalid   *ldapmap.InvalidError
+		config    *ldapmap.ConfigError
+		down      *ldapmap.UnavailableError
+		location  *view.LocationError
+	)
+	switch {
+	case errors.As(err, &noLevel):
+		return fmt.Sprintf("add \"levelfsAssignment: %s=LEVEL\" to the host's entry, or give the component a levelfsDefault", noLevel.Component)
+	case errors.As(err, &notFound):
+		return fmt.Sprintf("add the %s to the inventory, or correct the name where it is used", notFound.What)
+	case errors.As(err, &ambiguous):
+		return fmt.Sprintf("remove one of the two, or assign %s=LEVEL on a more specific entry", ambiguous.Component)
+	case errors.As(err, &loop):
+		return fmt.Sprintf("remove the levelfsProfileRef from profile %s to %s", loop.Profiles[len(loop.Profiles)-2], loop.Profiles[len(loop.Profiles)-1])
+	case errors.As(err, &invalid):
+		return fmt.Sprintf("correct %s in %s", invalid.Attr, invalid.DN)
+	case errors.As(err, &down):
+		return "see that the server runs and answers: ldapsearch -x -H " + strings.Fields(down.Source)[0] + " -b '' -s base"
+	case errors.As(err, &config):
+		return "correct the [[source]] in levelfs.toml"
+	case errors.As(err, &location):
+		return "copy the image there, or add its directory to levelfs.toml"
+	case errors.Is(err, fs.ErrPermission):
+		return "run it as root"
+	}
+	return ""
+}

@@ -1,0 +1,88 @@
+// Command levelfs is the administrator's view of levelfs: what would be mounted
+// and why, what is mounted, and the making of layers.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+)
+
+// Exit status of every verb.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 64 // EX_USAGE of sysexits.h
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	log := logrus.New()
+	log.SetOutput(stderr)
+	log.SetLevel(logrus.WarnLevel)
+
+	var understood bool // the command line is right: what fails from here on is the work
+	root := &cobra.Command{
+		Use:   "levelfs",
+		Short: "Software levels: stored, loaded and upgraded once, private to everybody",
+		Long: `levelfs shows and prepares what automount, auto.levelfs and mount.levelfs do.
+
+EXIT STATUS
+  0   done
+  1   failed; the reason is on standard error
+  64  the command line was wrong`,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			understood = true
+			if verbose, _ := cmd.Flags().GetBool("verbose"); verbose {
+				log.SetLevel(logrus.DebugLevel)
+			}
+		},
+	}
+	root.PersistentFlags().BoolP("verbose", "v", false, "say more on standard error")
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log))
+
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintf(stderr, "levelfs: error: %v\n", err)
+	if !understood {
+		fmt.Fprintln(stderr, "levelfs: hint: levelfs --help lists the verbs, levelfs VERB --help their options")
+		return exitUsage
+	}
+	if hint := hintFor(err); hint != "" && !errors.Is(err, context.Canceled) {
+		fmt.Fprintf(stderr, "levelfs: hint: %s\n", hint)
+	}
+	return exitFailed
+}
+
+// release is set when packages are built (-X main.release=…).
+var release string
+
+func version() string {
+	if release != "" {
+		return release
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}

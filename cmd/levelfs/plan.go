@@ -1,0 +1,197 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/inventory"
+	"github.com/levelfs/levelfs/internal/view"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+type planOptions struct {
+	host, user, target string
+	json               bool
+}
+
+func newPlan() *cobra.Command {
+	var o planOptions
+	cmd := &cobra.Command{
+		Use:   "plan KEY",
+		Short: "Show what an access to KEY would mount, and why: the dry run",
+		Long: `Show which level of a component a caller runs, every rule that was considered and
+why it won or lost, the layers, and the exact steps of the mount as commands that
+could be typed. Nothing is mounted or written. It needs no privilege beyond
+reading the inventory.
+
+KEY is COMPONENT, or COMPONENT@LEVEL for that level, read-only.
+
+EXIT STATUS
+  0   the view can be mounted
+  1   it cannot, on this machine or at all; the reason is on standard error
+  64  the command line was wrong`,
+		Example: `  levelfs plan emacs
+  levelfs plan emacs --host lnx02.example.org
+  levelfs plan emacs@29.4-1 --json`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeComponents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runPlan(cmd, args[0], o)
+		},
+	}
+	cmd.Flags().StringVar(&o.host, "host", "", "the host that asks (default: this one)")
+	cmd.Flags().StringVar(&o.user, "user", "", "a user on it that asks (default: the host itself)")
+	cmd.Flags().StringVar(&o.target, "target", "", "the mount point (default: where the maps put it)")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+// A planReport is what plan prints.
+type planReport struct {
+	Resolution *ldapmap.Resolution `json:"resolution"`
+	Plan       *mounter.Plan       `json:"plan,omitempty"`
+	Commands   []string            `json:"commands,omitempty"`
+	Error      string              `json:"error,omitempty"`
+}
+
+func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
+	key, err := ldapmap.ParseKey(arg)
+	if err != nil {
+		return err
+	}
+	c, err := config.Load()
+	if err != nil {
+		return err
+	}
+	if o.host == "" {
+		if o.host, err = c.Hostname(); err != nil {
+			return err
+		}
+	}
+	inv, err := inventory.Open(c)
+	if err != nil {
+		return err
+	}
+	defer inv.Close()
+	ctx, cancel := lookupContext(cmd.Context())
+	defer cancel()
+
+	var report planReport
+	report.Resolution, err = inv.Resolve(ctx, ldapmap.Query{Key: key, Host: o.host, User: o.user})
+	if err == nil {
+		if o.target == "" {
+			o.target = defaultTarget(c, report.Resolution)
+		}
+		options := view.Options{ReadOnly: key.Level != "", User: o.user}
+		report.Plan, err = view.Plan(c, report.Resolution, o.target, options)
+	}
+	if report.Plan != nil {
+		report.Commands = report.Plan.Commands()
+	}
+	if err != nil {
+		report.Error = err.Error()
+	}
+	var writeErr error
+	if o.json {
+		writeErr = writeJSON(cmd.OutOrStdout(), report)
+	} else {
+		writeErr = report.write(cmd.OutOrStdout())
+	}
+	return errors.Join(err, writeErr)
+}
+
+// defaultTarget is where the maps would put the view.
+func defaultTarget(c *config.Config, r *ldapmap.Resolution) string {
+	switch {
+	case r.Query.User != "":
+		return filepath.Join(c.Tree, "by-user", r.Query.User, r.Query.Key.String())
+	case r.Component.MountPoint != "" && r.Query.Key.Level == "":
+		return r.Component.MountPoint
+	}
+	return filepath.Join(c.Tree, r.Query.Key.String())
+}
+
+func (r *planReport) write(out io.Writer) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	q := r.Resolution.Query
+	asker := "host " + q.Host
+	if q.User != "" {
+		asker = "user " + q.User + " on " + asker
+	}
+	fmt.Fprintf(w, "%s, asked by %s: ", q.Key, asker)
+	if r.Resolution.Level.Name != "" {
+		fmt.Fprintf(w, "%s (%s)\n", r.Resolution.Level.Name, r.Resolution.Level.State)
+	} else {
+		fmt.Fprintln(w, "no level")
+	}
+	if len(r.Resolution.Trail) > 0 {
+		fmt.Fprintf(w, "\nRules, most specific first:\n")
+		for _, rule := range r.Resolution.Trail {
+			mark := "-"
+			if rule.Won {
+				mark = "*"
+			}
+			where := strings.Join(append([]string{orDash(rule.DN)}, rule.Via...), " -> ")
+			fmt.Fprintf(w, "  %s %s\t%s\t%s\t%s\t%s\n", mark, rule.Rank, orDash(rule.Level), rule.Reason, where, rule.Source)
+		}
+	}
+	if r.Plan == nil {
+		return w.Flush()
+	}
+	fmt.Fprintf(w, "\nLayers, topmost first:\n")
+	for _, l := range r.Plan.Layers {
+		size := "-"
+		if l.Size > 0 {
+			size = byteCount(l.Size)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", l.Name, l.FSType, size, l.File(), orDash(l.Digest))
+	}
+	private := "none: the view is read-only"
+	if p := r.Plan.Private; p != nil && p.Ephemeral {
+		private = "in memory, gone with the view"
+	} else if p != nil {
+		private = p.Dir
+	}
+	fmt.Fprintf(w, "\nPrivate layer: %s\nMounted at:    %s\n\nSteps, as commands:\n", private, r.Plan.Target)
+	for _, line := range r.Commands {
+		fmt.Fprintf(w, "  %s\n", line)
+	}
+	return w.Flush()
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func writeJSON(out io.Writer, v any) error {
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// byteCount is a size for people, in IEC units.
+func byteCount(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	div, exp := int64(unit), 0
+	for m := n / unit; m >= unit; m /= unit {
+		div *= unit
+		exp++
+	}
+	return fmt.Sprintf("%.1f %ciB", float64(n)/float64(div), "KMGTPE"[exp])
+}

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/inventory"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+func newStatus(log *logrus.Logger) *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show every view on this machine",
+		Long: `Show every mounted view: where, which level, which level is wanted now, of which
+layers, how much lies in its private layer, and since when.
+
+What is mounted is read from the kernel (/proc/self/mountinfo); no mounted file
+system is touched, so that a dead one cannot hang it. What could not be found out
+is shown as "?", and why is said on standard error.
+
+EXIT STATUS
+  0   done
+  1   the mounts could not be read
+  64  the command line was wrong`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runStatus(cmd, asJSON, log)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// A viewStatus is one line of status.
+type viewStatus struct {
+	Target       string    `json:"target"`
+	Key          string    `json:"key"`              // the component, or the level if it was asked for by name
+	Mounted      string    `json:"mounted"`          // level
+	Wanted       string    `json:"wanted,omitempty"` // level; empty if it is not known
+	Differs      bool      `json:"differs"`          // wanted is known, and another
+	Layers       []string  `json:"layers"`           // topmost first
+	ReadOnly     bool      `json:"readOnly"`
+	Private      string    `json:"private,omitempty"`      // the private layer's upper directory
+	PrivateBytes int64     `json:"privateBytes,omitempty"` // -1 if it is not known
+	Since        time.Time `json:"since,omitzero"`
+}
+
+func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
+	views, err := mounter.Views()
+	if err != nil {
+		return err
+	}
+	c, err := config.Load()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := lookupContext(cmd.Context())
+	defer cancel()
+	wanted := wantedLevels(ctx, c, views, log)
+	statuses := make([]viewStatus, 0, len(views))
+	for _, v := range views {
+		component, _, _ := strings.Cut(v.Name, "@")
+		s := viewStatus{
+			Target: v.Target, Key: component, Mounted: v.Name, Layers: v.Layers,
+			ReadOnly: v.ReadOnly, Private: v.Upper, Since: v.Since(c.RunDir()),
+		}
+		if pinned(v) {
+			s.Key, s.Wanted = v.Name, v.Name
+		} else {
+			s.Wanted = wanted[component]
+		}
+		s.Differs = s.Wanted != "" && s.Wanted != s.Mounted
+		if v.Upper != "" {
+			if s.PrivateBytes, err = treeSize(ctx, v.Upper); err != nil {
+				s.PrivateBytes = -1
+				log.Warnf("private layer %q: %v", v.Upper, err)
+			}
+		}
+		statuses = append(statuses, s)
+	}
+	if asJSON {
+		return writeJSON(cmd.OutOrStdout(), statuses)
+	}
+	return writeStatus(cmd.OutOrStdout(), statuses)
+}
+
+// pinned reports whether the view's level was asked for by name: such a view is
+// read-only and lies under that name.
+func pinned(v mounter.View) bool { return v.ReadOnly && path.Base(v.Target) == v.Name }
+
+// wantedLevels asks the inventory once for each component that is mounted.
+func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) map[string]string {
+	wanted := make(map[string]string)
+	if len(views) == 0 {
+		return wanted
+	}
+	host, err := c.Hostname()
+	if err != nil {
+		log.Warn(err)
+		return wanted
+	}
+	inv, err := inventory.Open(c)
+	if err != nil {
+		log.Warn(err)
+		return wanted
+	}
+	defer inv.Close()
+	for _, v := range views {
+		component, _, _ := strings.Cut(v.Name, "@")
+		if _, asked := wanted[component]; asked || pinned(v) {
+			continue
+		}
+		r, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: host})
+		if err != nil {
+			log.Warn(err)
+			wanted[component] = ""
+			var down *ldapmap.UnavailableError
+			if errors.As(err, &down) {
+				return wanted // once is enough to wait
+			}
+			continue
+		}
+		wanted[component] = r.Level.Name
+	}
+	return wanted
+}
+
+// treeSize is the sum of the sizes of the regular files below dir, in bytes. It
+// gives up when the context ends, even if the file system does not answer.
+func treeSize(ctx context.Context, dir string) (int64, error) {
+	type result struct {
+		size int64
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		r.err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || ctx.Err() != nil {
+				return errors.Join(err, ctx.Err())
+			}
+			if !d.Type().IsRegular() {
+				return nil
+			}
+			info, err := d.Info()
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed since
+			}
+			if err == nil {
+				r.size += info.Size()
+			}
+			return err
+		})
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		return r.size, r.err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+func writeStatus(out io.Writer, statuses []viewStatus) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "VIEW\tMOUNTED\tWANTED\tPRIVATE\tSINCE\tLAYERS")
+	for _, s := range statuses {
+		wanted, private, since := "=", "-", "?"
+		switch {
+		case s.Wanted == "":
+			wanted = "?"
+		case s.Differs:
+			wanted = s.Wanted
+		}
+		if s.Private != "" {
+			if private = "?"; s.PrivateBytes >= 0 {
+				private = byteCount(s.PrivateBytes)
+			}
+		}
+		if !s.Since.IsZero() {
+			since = s.Since.Local().Format("2006-01-02 15:04:05")
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Target, s.Mounted, wanted, private, since, strings.Join(s.Layers, " "))
+	}
+	return w.Flush()
+}

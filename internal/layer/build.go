@@ -1,0 +1,130 @@
+package layer
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrChanged is wrapped by the error of [Build] when a file was not the same at
+// the end of reading it as when the tree was listed.
+var ErrChanged = errors.New("changed while the layer was built")
+
+// ErrSocket is wrapped by the error of [Build] when the tree holds a socket. A
+// socket belongs to a running process and has no meaning in a layer.
+var ErrSocket = errors.New("sockets cannot be part of a layer")
+
+// ErrInside is wrapped by the error of [Build] when the image would be written
+// into the tree it is made from.
+var ErrInside = errors.New("the image lies inside the directory it is built from")
+
+// BuildOptions are the choices of one [Build]. The zero value is ready for use.
+type BuildOptions struct {
+	// Progress, if not nil, is called from Build's goroutine after each piece of
+	// file data: done and total are bytes, total is the size of all regular files
+	// with hard links counted once, and the last call has done equal to total.
+	// It is not called for a tree without file data.
+	Progress func(done, total int64)
+}
+
+// Result describes the image that [Build] wrote.
+type Result struct {
+	Path   string // of the image, as it was given to Build
+	Digest string // "sha256:" and 64 hexadecimal digits, over all bytes of the image
+	Size   int64  // of the image in bytes, a multiple of 2 MiB
+	UUID   string // of the file system, in lower-case canonical form
+	FSType string // always "erofs"
+	Files  int    // names in the tree that are not directories
+}
+
+// Build writes the tree below dir as an erofs image to the new file image.
+//
+// The image appears under its name only when it is complete and on disk, with
+// mode 0444. Build never replaces a file: if image exists the error wraps
+// [fs.ErrExist]. Otherwise errors name the path they are about and wrap
+// [ErrChanged], [ErrSocket], [ErrInside], the context's error, or what the
+// operating system said; then nothing is left behind.
+func Build(ctx context.Context, dir, image string, o BuildOptions) (Result, error) {
+	if image == "" {
+		return Result{}, errors.New("build layer: empty image name")
+	}
+	r, err := build(ctx, dir, image, o)
+	if err != nil {
+		return Result{}, fmt.Errorf("build layer %q: %w", image, err)
+	}
+	return r, nil
+}
+
+func build(ctx context.Context, dir, image string, o BuildOptions) (Result, error) {
+	// Asked before the long work; publish decides without a race.
+	if _, err := os.Lstat(image); err == nil {
+		return Result{}, fs.ErrExist
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return Result{}, err
+	}
+	var parent unix.Stat_t
+	if err := unix.Stat(filepath.Dir(image), &parent); err != nil {
+		return Result{}, &fs.PathError{Op: "stat", Path: filepath.Dir(image), Err: err}
+	}
+	t, err := scan(ctx, dir, idOf(&parent))
+	if err != nil {
+		return Result{}, err
+	}
+	tmp, err := newTemp(image)
+	if err != nil {
+		return Result{}, err
+	}
+	defer tmp.discard()
+
+	w := &writer{ctx: ctx, f: tmp.f, tree: t, progress: o.Progress}
+	if err := w.write(); err != nil {
+		return Result{}, err
+	}
+	digest, err := digestOf(ctx, tmp.f)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := tmp.publish(); err != nil {
+		return Result{}, err
+	}
+	return Result{
+		Path:   image,
+		Digest: digest,
+		Size:   int64(w.sb.blocks) * blockSize,
+		UUID:   w.sb.uuid.String(),
+		FSType: "erofs",
+		Files:  t.names,
+	}, nil
+}
+
+// digestOf reads all of f. A second pass is needed: the superblock at the start
+// holds what is known only at the end.
+func digestOf(ctx context.Context, f *os.File) (string, error) {
+	h := sha256.New()
+	r := &ctxReader{ctx: ctx, r: io.NewSectionReader(f, 0, 1<<62)}
+	if _, err := io.CopyBuffer(h, r, make([]byte, copySize)); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// ctxReader is r until ctx ends.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
