@@ -67,7 +67,7 @@ func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *log
 		o.name = strings.TrimSuffix(filepath.Base(o.output), filepath.Ext(o.output))
 	}
 	// Asked for first: a name that cannot be used shall not cost a build.
-	if _, err := (layer.Result{}).LDIF(o.name, o.base); err != nil {
+	if err := layer.CheckEntry(o.name, o.base, o.output); err != nil {
 		return err
 	}
 	result, err := buildWithProgress(cmd.Context(), cmd, dir, o.output)

@@ -6,8 +6,8 @@
 // long. Every regular file lies block-aligned and in one piece (layout
 // FLAT_PLAIN), because that is the only layout for which every kernel with
 // erofs DAX sets S_DAX: a tail packed into the inode never gets it, and
-// chunk-based files got it only in Linux 6.6 (18bddc5b6703 "erofs: fix fsdax
-// unavailability for chunk-based regular files", also in 6.1.40). No
+// chunk-based files got it only later (18bddc5b6703 "erofs: fix fsdax
+// unavailability for chunk-based regular files", 2023). No
 // incompatible feature bit is set, so that the image mounts wherever erofs does.
 //
 // Equal trees give equal bytes: names, file contents, modes, owners, mtimes,

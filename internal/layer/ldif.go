@@ -13,30 +13,41 @@ import (
 	"github.com/go-ldap/ldap/v3"
 )
 
-// LDIF gives the inventory's entry for the layer, objectClass levelfsLayer, as
-// LDIF content (RFC 2849): cn=NAME,ou=layers,BASE, ended by an empty line.
-//
-// The name must match ^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$ and base must be a
-// distinguished name (RFC 4514) with at least one part. The entry names the image
-// by its base name, which LDAP can hold only if it is UTF-8.
-func (r Result) LDIF(name, base string) (string, error) {
-	// Compiled here: LDIF is called once in a run, and other commands that import
+// CheckEntry reports whether an inventory entry can be made of a layer with this
+// name, below this base, in an image file of this name, so that it is known
+// before a build. The name must match ^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$, the
+// image's last element ^[A-Za-z0-9._+@~-]+$ (no inventory accepts another), and
+// base must be a distinguished name (RFC 4514) with at least one part.
+func CheckEntry(name, base, image string) error {
+	// Compiled here: it is called once in a run, and other commands that import
 	// the package should not pay for it at start.
 	if !regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\z`).MatchString(name) {
-		return "", fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + -", name)
+		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + -", name)
+	}
+	if file := filepath.Base(image); file == "." || file == ".." || !regexp.MustCompile(`\A[A-Za-z0-9._+@~-]+\z`).MatchString(file) {
+		return fmt.Errorf("image name %q: want letters, digits and . _ + @ ~ -", file)
 	}
 	dn, err := ldap.ParseDN(base)
 	if err != nil {
-		return "", fmt.Errorf("base %q: %w", base, err)
+		return fmt.Errorf("base %q: %w", base, err)
 	}
 	if len(dn.RDNs) == 0 {
-		return "", errors.New("base is empty")
+		return errors.New("base is empty")
 	}
-	image := filepath.Base(r.Path)
-	if !utf8.ValidString(image) || !utf8.ValidString(base) {
-		return "", fmt.Errorf("image %q, base %q: LDAP holds UTF-8 only", image, base)
+	if !utf8.ValidString(base) {
+		return fmt.Errorf("base %q: LDAP holds UTF-8 only", base)
 	}
-	if r.Path == "" || r.Digest == "" || r.UUID == "" {
+	return nil
+}
+
+// LDIF gives the inventory's entry for the layer, objectClass levelfsLayer, as
+// LDIF content (RFC 2849): cn=NAME,ou=layers,BASE, ended by an empty line. It
+// fails where [CheckEntry] does.
+func (r Result) LDIF(name, base string) (string, error) {
+	if err := CheckEntry(name, base, r.Path); err != nil {
+		return "", err
+	}
+	if r.Digest == "" || r.UUID == "" {
 		return "", errors.New("the result is not one of a finished build")
 	}
 	var b strings.Builder
@@ -49,7 +60,7 @@ func (r Result) LDIF(name, base string) (string, error) {
 		{"levelfsSize", strconv.FormatInt(r.Size, 10)},
 		{"levelfsFSType", r.FSType},
 		{"levelfsUUID", r.UUID},
-		{"levelfsImage", image},
+		{"levelfsImage", filepath.Base(r.Path)},
 	} {
 		b.WriteString(l.attr)
 		if safeString(l.value) {
