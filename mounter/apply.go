@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/moby/sys/mount"
 	"golang.org/x/sys/unix"
@@ -22,6 +22,10 @@ type Applier struct {
 	// Mount2 makes the overlay with mount(2) even where the kernel knows
 	// lowerdir+, as it has to be done before Linux 6.7.
 	Mount2 bool
+	// Long, if set, wraps the context of work that can take seconds: reading all of
+	// an image that was not checked before. A command listens for signals there and
+	// not from the start, since that costs a fifth of a mount.
+	Long func(context.Context) (context.Context, context.CancelFunc)
 }
 
 // A StepError is the step of a plan that failed.
@@ -39,7 +43,14 @@ func (e *StepError) Unwrap() error { return e.Err }
 // loop device stays, and the private layer is as it was.
 func (a *Applier) Apply(ctx context.Context, p *Plan) error {
 	x := &execution{plan: p, applier: a, images: make(map[int]*os.File)}
-	return x.run(ctx)
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the thread, which has been elsewhere, ends with this
+		// function.
+		runtime.LockOSThread()
+		done <- x.run(ctx)
+	}()
+	return <-done
 }
 
 // An execution is the state of one Apply.
@@ -47,8 +58,9 @@ type execution struct {
 	plan    *Plan
 	applier *Applier
 	images  map[int]*os.File // layer index -> open image
+	lock    *os.File         // the private layer's
 	stage   *stage
-	undo    []func() error // in the order in which the things were done
+	undo    []func(failed bool) error // in the order in which the things were done
 }
 
 func (x *execution) run(ctx context.Context) (err error) {
@@ -57,7 +69,7 @@ func (x *execution) run(ctx context.Context) (err error) {
 			f.Close()
 		}
 		for i := len(x.undo) - 1; i >= 0; i-- {
-			err = errors.Join(err, x.undo[i]())
+			err = errors.Join(err, x.undo[i](err != nil))
 		}
 	}()
 	for _, s := range x.plan.Steps {
@@ -76,17 +88,31 @@ func (x *execution) run(ctx context.Context) (err error) {
 }
 
 // finally adds something that has to happen whatever comes.
-func (x *execution) finally(f func() error) { x.undo = append(x.undo, f) }
+func (x *execution) finally(f func() error) {
+	x.undo = append(x.undo, func(bool) error { return f() })
+}
+
+// onFailure adds something that has to happen if a later step fails.
+func (x *execution) onFailure(f func() error) {
+	x.undo = append(x.undo, func(failed bool) error {
+		if failed {
+			return f()
+		}
+		return nil
+	})
+}
 
 func (x *execution) step(ctx context.Context, s Step) error {
 	p := x.plan
 	switch s.Op {
+	case OpTarget:
+		return checkTarget(s.Target)
 	case OpLock:
 		return x.lockPrivate(ctx)
 	case OpIdle:
-		return p.Private.idle()
+		return p.Private.idle(x.lock, p.Run)
 	case OpCheck:
-		f, err := checkImage(ctx, p.Layers[s.Layer], p.Cache)
+		f, err := x.applier.checkImage(ctx, p.Layers[s.Layer], p.Cache)
 		if err == nil {
 			x.images[s.Layer] = f
 		}
@@ -94,19 +120,19 @@ func (x *execution) step(ctx context.Context, s Step) error {
 	case OpStage:
 		return x.makeStage(s.Target)
 	case OpMount:
-		return x.stage.do(func() error { return x.mountImage(ctx, s) })
+		return x.mountImage(ctx, s)
 	case OpBind:
-		return x.stage.do(func() error { return x.bindDirectory(s) })
+		return x.bindDirectory(s)
 	case OpEmpty:
-		return x.stage.do(func() error { return os.Mkdir(s.Target, 0o755) })
+		return os.Mkdir(s.Target, 0o755)
 	case OpPrivate:
-		return x.stage.do(func() error { return makePrivate(s.Path, p.upper(), p.work()) })
+		return makePrivate(s.Path, p.upper(), p.work())
 	case OpRecord:
-		return writeDurably(s.Target, p.levelRecord())
+		return x.record(s.Target)
 	case OpOverlay:
 		return x.overlay()
 	case OpUnstage:
-		return x.stage.close()
+		return x.stage.leave()
 	}
 	return fmt.Errorf("unknown operation %q", s.Op)
 }
@@ -124,10 +150,12 @@ func (x *execution) mountImage(ctx context.Context, s Step) error {
 	}
 	if err := mount.Mount(loop.Name(), s.Target, l.FSType, strings.Join(layerOptions(l.FSType), ",")); err != nil {
 		return fmt.Errorf("image %q: %w", s.Path, hint(err, map[error]string{
-			unix.EINVAL: "damaged, or no " + l.FSType,
-			unix.ENODEV: "this kernel has no " + l.FSType,
-			unix.EIO:    "damaged, or its disk is",
-			unix.EBUSY:  "mounted by somebody else, read-write or as another file system type",
+			unix.EINVAL:  "damaged, or no " + l.FSType,
+			unix.EBADMSG: "damaged",
+			unix.EUCLEAN: "damaged",
+			unix.EIO:     "damaged, or its disk is",
+			unix.ENODEV:  "this kernel has no " + l.FSType,
+			unix.EBUSY:   "mounted by somebody else, read-write or as another file system type",
 		}))
 	}
 	return nil
@@ -140,41 +168,34 @@ func (x *execution) bindDirectory(s Step) error {
 		return err
 	}
 	defer root.Close()
-	dir, err := root.Open(l.Path)
+	dir, err := root.OpenFile(l.Path, unix.O_DIRECTORY, 0)
 	if err != nil {
-		return err
+		return fmt.Errorf("layer %q: %w", l.Name, err)
 	}
 	defer dir.Close()
-	if info, err := dir.Stat(); err != nil || !info.IsDir() {
-		return errors.Join(err, fmt.Errorf("%q is no directory", s.Path))
-	}
 	if err := os.Mkdir(s.Target, 0o755); err != nil {
 		return err
 	}
 	return mount.Mount("/proc/self/fd/"+strconv.Itoa(int(dir.Fd())), s.Target, "none", "bind,ro,nodev")
 }
 
-// makeStage opens the stage; it is closed whatever comes.
+// makeStage enters the stage; it is left whatever comes.
 func (x *execution) makeStage(dir string) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if x.stage, err = openStage(dir); err != nil {
+	if x.stage, err = enterStage(dir); err != nil {
 		return err
 	}
-	x.finally(x.stage.close)
+	x.finally(x.stage.leave)
 	return nil
 }
 
-// overlay makes the view on the stage, where it is seen by nobody, notes which
-// device it is, and attaches it at its target.
+// overlay makes the view on the stage, where it is seen by nobody, leaves the
+// stage, notes which device the view is, and attaches it at its target.
 func (x *execution) overlay() error {
 	p := x.plan
-	var view *os.File
-	err := x.stage.do(func() (err error) {
-		view, err = x.newOverlay()
-		return err
-	})
+	view, err := x.newOverlay()
 	if err != nil {
 		return err
 	}
@@ -183,20 +204,21 @@ func (x *execution) overlay() error {
 	if err := unix.Fstat(int(view.Fd()), &st); err != nil {
 		return err
 	}
+	if err := x.stage.leave(); err != nil {
+		return err
+	}
 	if p.Private != nil && !p.Private.Ephemeral {
-		if err := p.Private.noteUse(st.Dev); err != nil {
+		if _, err := x.lock.WriteAt([]byte(useRecord(bootID(), st.Dev)), 0); err != nil {
 			return err
 		}
 	}
-	if err := noteView(p.Run, st.Dev); err != nil {
-		return err
-	}
-	if err := belowView(p.Target); err != nil {
+	if err := noteView(p.Run, st.Dev, p.Private); err != nil {
 		return err
 	}
 	if err := unix.MoveMount(int(view.Fd()), "", unix.AT_FDCWD, p.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("attach at %q: %w", p.Target, err)
 	}
+	x.onFailure(func() error { return unix.Unmount(p.Target, unix.UMOUNT_NOFOLLOW) })
 	// automount turns a helper's success without a mount into 40 runs of it and an
 	// ELOOP for the user: look before saying so.
 	var at unix.Stat_t
@@ -287,8 +309,8 @@ func (p *Plan) fsmountOverlay() (*os.File, error) {
 // the mount so that it can leave the stage.
 func (x *execution) mount2Overlay() (*os.File, error) {
 	p := x.plan
-	// The names of the layers are given relative to the stage, to fit more of them.
-	// The stage's thread shares its working directory with no other.
+	// The names of the layers are given relative to the stage, to fit more of them:
+	// this thread shares its working directory with no other.
 	if err := unix.Chdir(p.Stage); err != nil {
 		return nil, err
 	}
@@ -386,28 +408,17 @@ func hint(err error, causes map[error]string) error {
 	return err
 }
 
-// noteView leaves a mark from which the age of the view can be read. It is for
-// people: nothing depends on it, and the next view with this device number takes
-// it over.
-func noteView(run string, dev uint64) error {
-	path := viewMark(run, unix.Major(dev), unix.Minor(dev))
-	now := time.Now()
-	if os.Chtimes(path, now, now) == nil {
-		return nil
+// checkTarget refuses a mount point that is no directory, and one that lies in, or
+// is, a view: nothing is ever mounted there, since automount's plain umount of the
+// view would fail for ever.
+func checkTarget(target string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(target, &st); err != nil {
+		return fmt.Errorf("mount point %q: %w", target, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+	if st.Mode&unix.S_IFMT != unix.S_IFDIR {
+		return fmt.Errorf("mount point %q: %w", target, unix.ENOTDIR)
 	}
-	return os.WriteFile(path, nil, 0o600)
-}
-
-func viewMark(run string, major, minor uint32) string {
-	return filepath.Join(run, "views", fmt.Sprintf("%d:%d", major, minor))
-}
-
-// belowView refuses a target in, or at, a view: nothing is ever mounted there,
-// since automount's plain umount of the view would fail for ever.
-func belowView(target string) error {
 	var fs unix.Statfs_t
 	if err := unix.Statfs(target, &fs); err != nil {
 		return fmt.Errorf("mount point %q: %w", target, err)

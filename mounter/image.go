@@ -31,13 +31,14 @@ func (e *MismatchError) Error() string {
 // time. That they were read and were right is remembered in the cache, together
 // with the file's identity and its change time, which nobody can set: the image
 // is read again as soon as it has changed in any way.
-func checkImage(ctx context.Context, l Layer, cache string) (*os.File, error) {
+func (a *Applier) checkImage(ctx context.Context, l Layer, cache string) (*os.File, error) {
 	root, err := os.OpenRoot(l.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	opened, err := root.Open(l.Path)
+	// O_NONBLOCK: opening a FIFO would wait for a writer. It changes nothing else.
+	opened, err := root.OpenFile(l.Path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("layer %q: %w", l.Name, err)
 	}
@@ -49,14 +50,14 @@ func checkImage(ctx context.Context, l Layer, cache string) (*os.File, error) {
 		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), l.File())
-	if err := checkOpen(ctx, f, l, cache); err != nil {
+	if err := a.checkOpen(ctx, f, l, cache); err != nil {
 		f.Close()
 		return nil, err
 	}
 	return f, nil
 }
 
-func checkOpen(ctx context.Context, f *os.File, l Layer, cache string) error {
+func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache string) error {
 	mismatch := func(what, got, want string) error {
 		return &MismatchError{Layer: l.Name, Image: f.Name(), What: what, Got: got, Want: want}
 	}
@@ -85,6 +86,11 @@ func checkOpen(ctx context.Context, f *os.File, l Layer, cache string) error {
 	stampFile := filepath.Join(cache, "verified", strings.TrimPrefix(l.Digest, "sha256:"))
 	if old, err := os.ReadFile(stampFile); err == nil && bytes.Equal(old, stamp) {
 		return nil
+	}
+	if a.Long != nil {
+		var done context.CancelFunc
+		ctx, done = a.Long(ctx)
+		defer done()
 	}
 	digest, err := hash(ctx, f)
 	if err != nil {

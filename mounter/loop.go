@@ -65,16 +65,19 @@ func attachLoop(ctx context.Context, image *os.File, run string) (*os.File, erro
 // findLoop returns an open loop device that is set up over the whole of the
 // image, read-only, or nil. Once it is open, autoclear does not take it away.
 func findLoop(name string, image *unix.Stat_t) *os.File {
-	devices, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	devices, _ := os.ReadDir("/sys/block")
 	for _, d := range devices {
+		if !strings.HasPrefix(d.Name(), "loop") {
+			continue
+		}
 		// A quick look at the name first; the file may have been opened by another
-		// one, so only the last element counts.
-		text, err := os.ReadFile(d)
+		// path, so only the last element counts. A free device has no such file.
+		text, err := os.ReadFile("/sys/block/" + d.Name() + "/loop/backing_file")
 		backing := strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)")
 		if err != nil || filepath.Base(backing) != filepath.Base(name) {
 			continue
 		}
-		loop, err := os.Open("/dev/" + strings.Split(d, "/")[3])
+		loop, err := os.Open("/dev/" + d.Name())
 		if err != nil {
 			continue
 		}

@@ -103,6 +103,7 @@ type Op string
 
 // The operations, in the order in which a plan has them.
 const (
+	OpTarget  Op = "target"  // refuse a mount point that is no directory, or in a view
 	OpLock    Op = "lock"    // take the private layer's lock
 	OpIdle    Op = "idle"    // refuse if any view uses the private layer
 	OpCheck   Op = "check"   // refuse an image that is not the layer
@@ -180,6 +181,7 @@ func (p *Plan) steps() []Step {
 		steps = append(steps, Step{Op: op, Layer: layer, Path: path, Target: target})
 	}
 	kept := p.Private != nil && !p.Private.Ephemeral
+	add(OpTarget, -1, "", p.Target)
 	if kept {
 		add(OpLock, -1, "", p.Private.lock())
 		add(OpIdle, -1, p.Private.upper(), "")

@@ -18,6 +18,11 @@ func (p *Plan) Commands() []string {
 
 func (p *Plan) commands(s Step) []string {
 	switch s.Op {
+	case OpTarget:
+		return []string{
+			"test -d " + quote(s.Target),
+			"! findmnt --noheadings --output SOURCE --target " + quote(s.Target) + " | grep ^" + SourcePrefix,
+		}
 	case OpLock:
 		return []string{
 			"mkdir -p -m 0700 " + quote(p.Private.Dir),
@@ -55,11 +60,15 @@ func (p *Plan) commands(s Step) []string {
 				" && chown --reference=" + quote(s.Path) + " " + quote(s.Target) + "; }",
 		}
 	case OpRecord:
-		return []string{"echo " + quote(string(p.levelRecord())) + " >" + quote(s.Target)}
+		words := []string{"printf '%s\\n'"}
+		for line := range strings.Lines(p.levelRecord()) {
+			words = append(words, quote(strings.TrimSuffix(line, "\n")))
+		}
+		return []string{strings.Join(words, " ") + " >" + quote(s.Target)}
 	case OpOverlay:
 		lines := []string{"mount -t overlay -o " + quote(strings.Join(p.mountOptions(), ",")) + " " + quote(p.Source) + " " + quote(s.Target)}
 		if p.Private != nil && !p.Private.Ephemeral {
-			lines = append(lines, "echo \"$(cat /proc/sys/kernel/random/boot_id) $(stat -c %d "+quote(s.Target)+")\" >"+quote(p.Private.lock())+"; exec 9>&-")
+			lines = append(lines, "printf '%s %-20d\\n' \"$(cat /proc/sys/kernel/random/boot_id)\" \"$(stat -c %d "+quote(s.Target)+")\" >"+quote(p.Private.lock())+"; exec 9>&-")
 		}
 		return lines
 	case OpUnstage:

@@ -1,8 +1,8 @@
 package mounter
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,6 +30,7 @@ func (x *execution) lockPrivate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	x.lock = lock
 	x.finally(lock.Close)
 	return nil
 }
@@ -66,25 +67,27 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 // let two views write into one directory.
 //
 // The lock file says which overlay was the last one: the boot it was made in and
-// its device number. If the boot is another one, or no superblock has that number
-// any more, the layer is free. If that cannot be told, the kernel is asked, which
-// is always right but leaves a line in its log.
-func (p *Private) idle() error {
+// its device number. The layer is free if that was another boot, if no superblock
+// has the number any more, or if a later view has it. If it cannot be told, the
+// kernel is asked, which is always right but leaves a line in its log.
+func (p *Private) idle(lock *os.File, run string) error {
 	if _, err := os.Lstat(p.upper()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	boot, dev := p.lastUse()
-	if boot != "" && boot != bootID() {
+	boot, dev := lastUse(lock)
+	if boot != "" && (boot != bootID() || superblockGone(dev) || markedByOther(run, dev, p)) {
 		return nil
 	}
-	if boot != "" && superblockGone(dev) {
-		return nil
+	views, err := Views()
+	if err != nil {
+		return err
 	}
-	if views, err := Views(); err == nil {
-		for _, v := range views {
-			if v.Upper == p.upper() {
-				return &InUseError{Private: p.Dir, Target: v.Target}
-			}
+	for _, v := range views {
+		switch {
+		case v.Upper == p.upper():
+			return &InUseError{Private: p.Dir, Target: v.Target}
+		case boot != "" && v.Major == unix.Major(dev) && v.Minor == unix.Minor(dev):
+			return nil // a later view has the number
 		}
 	}
 	return p.askKernel()
@@ -130,20 +133,53 @@ func (p *Private) askKernel() error {
 	}
 }
 
-// noteUse writes down which overlay uses the private layer now. It need not
-// survive a crash of the machine: another boot means that nothing uses it.
-func (p *Private) noteUse(dev uint64) error {
-	return os.WriteFile(p.lock(), fmt.Appendf(nil, "%s %d\n", bootID(), dev), 0o600)
+// useRecord is the content of the lock file: which overlay uses the private layer.
+// Its length is fixed, so that it can be written over in place: a file that is
+// truncated and written makes ext4 start writing to the disk at once, which takes
+// longer than all the rest of the mount. It need not survive a crash of the
+// machine, after which nothing uses the layer anyway.
+func useRecord(boot string, dev uint64) string { return fmt.Sprintf("%s %-20d\n", boot, dev) }
+
+// noteView leaves a mark for the view's device number in the run directory: its
+// time tells the age of the view, and its content which private layer the number
+// belongs to. The next view with the number takes it over. Nothing that is
+// mounted depends on it.
+func noteView(run string, dev uint64, p *Private) error {
+	path := viewMark(run, unix.Major(dev), unix.Minor(dev))
+	var owner string
+	if p != nil {
+		owner = p.Dir
+	}
+	err := os.WriteFile(path, []byte(owner+"\n"), 0o600)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, []byte(owner+"\n"), 0o600)
 }
 
-// lastUse reads what noteUse wrote. An empty boot means that it is not known.
-func (p *Private) lastUse() (boot string, dev uint64) {
-	text, err := os.ReadFile(p.lock())
-	if err != nil {
+// markedByOther reports whether a view that does not use the private layer was
+// the last to have the device number. Then the one that did is gone.
+func markedByOther(run string, dev uint64, p *Private) bool {
+	text, err := os.ReadFile(viewMark(run, unix.Major(dev), unix.Minor(dev)))
+	owner, complete := strings.CutSuffix(string(text), "\n")
+	return err == nil && complete && owner != p.Dir
+}
+
+func viewMark(run string, major, minor uint32) string {
+	return filepath.Join(run, "views", fmt.Sprintf("%d:%d", major, minor))
+}
+
+// lastUse reads a useRecord. An empty boot means that it is not known.
+func lastUse(lock *os.File) (boot string, dev uint64) {
+	text := make([]byte, len(useRecord(strings.Repeat("-", 36), 0)))
+	if n, err := lock.ReadAt(text, 0); n < len(text) && err != nil {
 		return "", 0
 	}
 	boot, number, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
-	dev, err = strconv.ParseUint(number, 10, 64)
+	dev, err := strconv.ParseUint(number, 10, 64)
 	if !ok || err != nil || len(boot) != 36 {
 		return "", 0
 	}
@@ -191,43 +227,50 @@ func makePrivate(top, upper, work string) error {
 }
 
 // levelRecord is the content of the private layer's file level: the base that its
-// copied-up files came from.
-func (p *Plan) levelRecord() []byte {
-	type layer struct {
-		Name   string `json:"name"`
-		Digest string `json:"digest,omitempty"`
-		UUID   string `json:"uuid,omitempty"`
-	}
-	record := struct {
-		Level  string  `json:"level"`
-		Layers []layer `json:"layers"`
-	}{Level: p.Name}
+// copied-up files came from, a line for the level and one for each layer, topmost
+// first: name, digest and file system UUID, "-" for what there is not.
+func (p *Plan) levelRecord() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "level %s\n", p.Name)
 	for _, l := range p.Layers {
-		record.Layers = append(record.Layers, layer{l.Name, l.Digest, l.UUID})
+		fmt.Fprintf(&b, "layer %s %s %s\n", l.Name, cmp.Or(l.Digest, "-"), cmp.Or(l.UUID, "-"))
 	}
-	text, err := json.Marshal(record)
-	if err != nil {
-		panic(err) // strings and slices always marshal
+	return b.String()
+}
+
+// record writes down the level that the private layer comes under, before anything
+// can be copied up from it. If the view is not mounted after all, the old record
+// comes back; after a crash the level that was being mounted stays recorded.
+func (x *execution) record(path string) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return text
+	record := x.plan.levelRecord()
+	if string(old) == record {
+		return nil
+	}
+	existed := err == nil
+	x.onFailure(func() error {
+		if existed {
+			return writeDurably(path, string(old))
+		}
+		return os.Remove(path)
+	})
+	return writeDurably(path, record)
 }
 
 // writeDurably replaces a file so that after a crash it has the old content or
-// the new, and the new if anything that was done afterwards is there. It writes
-// nothing if the content is there already. The temporary name is fixed, unlike in
-// the libraries for this, so that a killed helper leaves one file and not many;
-// the caller holds a lock.
-func writeDurably(path string, text []byte) error {
-	text = append(text, '\n')
-	if old, err := os.ReadFile(path); err == nil && string(old) == string(text) {
-		return nil
-	}
+// the new, and the new if anything that was done afterwards is there. The temporary
+// name is fixed, unlike in the libraries for this, so that a killed helper leaves
+// one file and not many; the caller holds a lock.
+func writeDurably(path, text string) error {
 	temporary := path + ".new"
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
+	_, err = f.WriteString(text)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
 		err = os.Rename(temporary, path)

@@ -53,19 +53,17 @@ func run(args []string, stderr io.Writer) (status int) {
 		return exitUsage
 	}
 	report.spec = call.spec
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
-	defer stop()
-	if err := mount(ctx, call, &report); err != nil {
+	if err := mount(context.Background(), call, &report); err != nil {
 		report.error(err)
-		return exitStatus(ctx, err)
+		return exitStatus(err)
 	}
 	return exitOK
 }
 
-func exitStatus(ctx context.Context, err error) int {
+func exitStatus(err error) int {
 	var usage *usageError
 	switch {
-	case ctx.Err() != nil:
+	case errors.Is(err, context.Canceled):
 		return exitInterrupted
 	case errors.As(err, &usage):
 		return exitUsage
@@ -111,7 +109,7 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 	if call.fake {
 		return nil
 	}
-	applier := mounter.Applier{}
+	applier := mounter.Applier{Long: untilSignal}
 	if call.verbose {
 		applier.Before = func(s mounter.Step) error {
 			fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", strings.Join(strings.Fields(fmt.Sprint(s.Op, " ", s.Path, " ", s.Target)), " "))
@@ -119,4 +117,10 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 		}
 	}
 	return applier.Apply(ctx, plan)
+}
+
+// untilSignal ends the context with SIGINT or SIGTERM. In all that takes less than
+// seconds a signal just ends the process: nothing that is left undone stays.
+func untilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
 }

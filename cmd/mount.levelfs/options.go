@@ -93,7 +93,12 @@ func parseOptions(words []string, sloppy bool) (o view.Options, err error) {
 			o.ReadOnly = true
 		case "rw":
 			o.ReadOnly = false
-		case "nosuid", "noexec", "noatime", "nodiratime", "relatime", "strictatime":
+		case "nosuid", "noexec", "nodiratime":
+			set(w)
+		case "noatime", "relatime", "strictatime": // one of three
+			clear("noatime")
+			clear("relatime")
+			clear("strictatime")
 			set(w)
 		case "suid", "exec", "atime", "diratime":
 			clear("no" + w)
