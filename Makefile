@@ -30,6 +30,13 @@ install: ## install what make build built, below DESTDIR
 	install -m 0755 $(BIN)/levelfs $(DESTDIR)/usr/bin/
 	install -m 0755 $(BIN)/mount.levelfs $(DESTDIR)/usr/sbin/
 	install -m 0755 $(BIN)/auto.levelfs $(DESTDIR)/usr/libexec/levelfs/
+	install -d $(DESTDIR)/usr/share/man/man1 $(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8
+	install -m 0644 docs/man/*.1 $(DESTDIR)/usr/share/man/man1/
+	install -m 0644 docs/man/*.5 $(DESTDIR)/usr/share/man/man5/
+	install -m 0644 docs/man/*.8 $(DESTDIR)/usr/share/man/man8/
+	install -d $(DESTDIR)/usr/share/bash-completion/completions $(DESTDIR)/usr/share/zsh/vendor-completions
+	$(BIN)/levelfs completion bash >$(DESTDIR)/usr/share/bash-completion/completions/levelfs
+	$(BIN)/levelfs completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_levelfs
 	install -m 0644 packaging/schema/levelfs.schema packaging/schema/levelfs.ldif $(DESTDIR)/usr/share/levelfs/schema/
 	test -e $(DESTDIR)/etc/levelfs/levelfs.toml || install -m 0644 packaging/levelfs.toml $(DESTDIR)/etc/levelfs/
 	test -e $(DESTDIR)/etc/auto.master.d/levelfs.autofs || install -m 0644 packaging/levelfs.autofs $(DESTDIR)/etc/auto.master.d/
@@ -37,3 +44,34 @@ install: ## install what make build built, below DESTDIR
 .PHONY: demo
 demo: ## two machines, two levels, one private change (as root; INVENTORY=ldap for a real slapd)
 	@scripts/demo $(INVENTORY)
+
+.PHONY: test
+test: ## all tests, with real automount, slapd and overlayfs where run as root
+	@scripts/need $(TEST_NEEDS)
+	$(GO) test -race -timeout 20m ./...
+
+# What the tests run against. Without root, those that need it are skipped; with
+# LEVELFS_TEST_REQUIRE=all a skip is a failure.
+TEST_NEEDS = gcc=gcc automount=autofs slapd=slapd strace=strace losetup=mount findmnt=util-linux \
+	mkfs.erofs=erofs-utils mksquashfs=squashfs-tools mkfs.ext4=e2fsprogs setfattr=attr setfacl=acl
+
+.PHONY: lint
+lint: ## formatting, vet for amd64 and s390x, shell scripts, man pages, go.mod
+	@scripts/need shellcheck=shellcheck mandoc=mandoc
+	@test -z "$$($(dir $(GO))gofmt -l .)" || { $(dir $(GO))gofmt -l .; echo "gofmt: files above"; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) vet ./...
+	GOARCH=s390x $(GO) vet ./...
+	GOARCH=s390x $(GO) build ./...
+	shellcheck scripts/* .ci/run
+	mandoc -T lint -W warning docs/man/*.[158]
+
+.PHONY: bench
+bench: ## first access through automount, compared (as root; JSON in bench.json)
+	@scripts/need automount=autofs slapd=slapd
+	LEVELFS_TEST_REQUIRE=all LEVELFS_BENCH_JSON=$(CURDIR)/bench.json \
+		$(GO) test ./test/bench -run '^$$' -bench FirstAccess -benchtime 1x -count 1
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf bin bench.json

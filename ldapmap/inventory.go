@@ -108,7 +108,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 	for _, ref := range refs {
 		num, layer, ok := strings.Cut(ref, ":")
 		n, err := strconv.Atoi(num)
-		if !ok || err != nil || n < 0 || !validName(layer, "._+-") {
+		if !ok || err != nil || n < 0 || !validName(layer, "._+~-") {
 			return l, e.invalid("levelfsLayerRef", ref, "NN:layer")
 		}
 		if other, dup := order[n]; dup {

@@ -234,7 +234,7 @@ func (l *lookup) second(ctx context.Context) error {
 		}
 		for _, e := range f.levels {
 			for _, ref := range e.Attrs["levelfslayerref"] {
-				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+-") && !names[name] {
+				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+~-") && !names[name] {
 					names[name] = true
 					layers = append(layers, Test{Attr: "cn", Value: name})
 				}

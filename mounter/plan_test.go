@@ -61,17 +61,17 @@ func TestBuild(t *testing.T) {
 		flags   string
 	}{
 		{"read-only", request(nil, erofs("a", "1"), erofs("b", "2")),
-			"check check stage mount mount overlay unstage", "ro nodev"},
+			"target check check stage mount mount overlay unstage", "ro nodev"},
 		{"read-only, one layer", request(nil, erofs("a", "1")),
-			"check stage mount empty overlay unstage", "ro nodev"},
+			"target check stage mount empty overlay unstage", "ro nodev"},
 		{"persistent", request(kept(), erofs("a", "1"), dir("b")),
-			"lock idle check stage mount bind private record overlay unstage", "nodev"},
+			"target lock idle check stage mount bind private record overlay unstage", "nodev"},
 		{"persistent, one layer", request(kept(), erofs("a", "1")),
-			"lock idle check stage mount private record overlay unstage", "nodev"},
+			"target lock idle check stage mount private record overlay unstage", "nodev"},
 		{"ephemeral", request(&Private{Ephemeral: true}, erofs("a", "1")),
-			"check stage mount private overlay unstage", "nodev"},
+			"target check stage mount private overlay unstage", "nodev"},
 		{"directories only", request(nil, dirs(2)...),
-			"stage bind bind overlay unstage", "ro nodev"},
+			"target stage bind bind overlay unstage", "ro nodev"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -191,7 +191,7 @@ func TestApplyCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	var failed *StepError
-	if err := new(Applier).Apply(ctx, p); !errors.As(err, &failed) || !errors.Is(err, context.Canceled) || failed.Step.Op != OpLock {
+	if err := new(Applier).Apply(ctx, p); !errors.As(err, &failed) || !errors.Is(err, context.Canceled) || failed.Step.Op != OpTarget {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Lstat(p.Private.Dir); !errors.Is(err, os.ErrNotExist) {

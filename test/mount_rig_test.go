@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -79,9 +80,10 @@ func (r *rig) umount(targets ...string) {
 	r.wantNoLoops()
 }
 
+// loops are the loop devices over images of the Store.
 func (r *rig) loops() map[string]string {
 	r.t.Helper()
-	loops, err := testenv.LoopDevices(os.TempDir())
+	loops, err := testenv.LoopDevices(r.Store.Dir)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -109,23 +111,42 @@ func mountTable(t testing.TB) []string {
 }
 
 // unchanged runs f and checks that mounts, loop devices and private layers are as
-// before.
+// before. A mount that should not be there is taken away, for the tests to come.
 func (r *rig) unchanged(f func()) {
 	r.t.Helper()
-	mounts, loops, private := mountTable(r.t), r.loops(), r.privateFiles()
-	f()
-	if now := mountTable(r.t); !slices.Equal(now, mounts) {
-		r.t.Errorf("mounts are now\n%s\nand were\n%s", strings.Join(now, "\n"), strings.Join(mounts, "\n"))
-	}
+	private, loops := r.privateFiles(), r.loops()
+	r.sameMounts(f)
 	if now := r.privateFiles(); now != private {
 		r.t.Errorf("private layers are now\n%sand were\n%s", now, private)
 	}
 	testenv.WaitFor(r.t, "loop devices as before", func() error {
-		if now := r.loops(); len(now) != len(loops) {
+		if now := r.loops(); !maps.Equal(now, loops) {
 			return fmt.Errorf("they are %v, and were %v", now, loops)
 		}
 		return nil
 	})
+}
+
+// sameMounts runs f and checks that the mounts are as before.
+func (r *rig) sameMounts(f func()) {
+	r.t.Helper()
+	before := mountTable(r.t)
+	f()
+	now := mountTable(r.t)
+	for _, line := range before {
+		if !slices.Contains(now, line) {
+			r.t.Errorf("mount gone: %s", line)
+		}
+	}
+	for _, line := range slices.Backward(now) {
+		if slices.Contains(before, line) {
+			continue
+		}
+		r.t.Errorf("new mount: %s", line)
+		if err := unix.Unmount(strings.Fields(line)[4], unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+			r.t.Error(err)
+		}
+	}
 }
 
 // refused runs the helper and checks that it refuses, with one line on stderr that
@@ -306,6 +327,8 @@ func (r *rig) journaledExt4(name string, files testenv.Files) testenv.Layer {
 // between any two mounts: mount and device numbers.
 func viewLine(t testing.TB, target string) string {
 	t.Helper()
+	// As mangle() of fs/seq_file.c writes it.
+	target = strings.NewReplacer(" ", `\040`, "\t", `\011`, "\n", `\012`, `\`, `\134`).Replace(target)
 	for _, line := range slices.Backward(mountTable(t)) {
 		fields := strings.Fields(line)
 		if fields[4] == target {

@@ -15,14 +15,14 @@ import (
 
 // CheckEntry reports whether an inventory entry can be made of a layer with this
 // name, below this base, in an image file of this name, so that it is known
-// before a build. The name must match ^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$, the
+// before a build. The name must match ^[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}$, the
 // image's last element ^[A-Za-z0-9._+@~-]+$ (no inventory accepts another), and
 // base must be a distinguished name (RFC 4514) with at least one part.
 func CheckEntry(name, base, image string) error {
 	// Compiled here: it is called once in a run, and other commands that import
 	// the package should not pay for it at start.
-	if !regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._+-]{0,63}\z`).MatchString(name) {
-		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + -", name)
+	if !regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}\z`).MatchString(name) {
+		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + ~ -", name)
 	}
 	if file := filepath.Base(image); file == "." || file == ".." || !regexp.MustCompile(`\A[A-Za-z0-9._+@~-]+\z`).MatchString(file) {
 		return fmt.Errorf("image name %q: want letters, digits and . _ + @ ~ -", file)

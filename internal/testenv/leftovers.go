@@ -54,6 +54,13 @@ func takeInventory(tmp string) (*possessions, error) {
 	return p, nil
 }
 
+// fleeting reports whether some of what p has and before did not may go away by
+// itself: mounts and files do not.
+func (p *possessions) fleeting(before *possessions) bool {
+	some := possessions{processes: p.processes, loops: p.loops}
+	return len(some.since(before)) > 0
+}
+
 // since describes what p has and before did not.
 func (p *possessions) since(before *possessions) []string {
 	var left []string

@@ -176,7 +176,7 @@ func lookOver(before *possessions) error {
 		if len(left) == 0 {
 			return nil
 		}
-		if time.Now().After(deadline) {
+		if !now.fleeting(before) || time.Now().After(deadline) {
 			now.detachLoops(before)
 			return &leftError{left}
 		}

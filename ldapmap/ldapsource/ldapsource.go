@@ -28,11 +28,14 @@ import (
 // few dozen; more means that something is wrong, and is an error.
 const sizeLimit = 2000
 
+// defaultTimeout is for a caller that sets no limit at all.
+const defaultTimeout = 10 * time.Second
+
 // Config says where the directory is and how to speak to it.
 type Config struct {
 	URIs     []string      // ldap://host[:port], ldaps://host[:port], ldapi:///socket or ldapi://%2Fsocket; tried in order
 	Base     string        // DN below which hosts, groups and the inventory lie
-	Timeout  time.Duration // for one server, from dial to last answer; 0: the context's deadline alone
+	Timeout  time.Duration // for one server, from dial to last answer; 0: its share of what the context leaves
 	StartTLS bool          // on ldap://: RFC 4513 StartTLS before anything is sent
 	CAFile   string        // PEM certificates to trust; empty: the system's
 	Insecure bool          // allow ldap:// without TLS to other machines
@@ -42,8 +45,8 @@ type Config struct {
 type Source struct {
 	config  Config
 	servers []*url.URL
-	tls     *tls.Config // made at first need
-	conn    *ldap.Conn
+	server  int        // the one that is asked; those before it have failed
+	conn    *ldap.Conn // to it; nil: not yet
 }
 
 // New checks the configuration. It does not connect.
@@ -92,30 +95,82 @@ func (s *Source) Close() error {
 	return s.conn.Close()
 }
 
-// Search implements [ldapmap.Source].
+// Search implements [ldapmap.Source]. A server that does not answer, at any point,
+// is given up for the next one.
 func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, attrs []string) ([]ldapmap.Entry, error) {
+	request := ldap.NewSearchRequest(s.config.Base, ldap.ScopeWholeSubtree, ldap.DerefAlways,
+		sizeLimit, 0, false, filter(terms), attrs, nil)
+	var failures []error
+	for ; s.server < len(s.servers); s.server++ {
+		result, err := s.ask(ctx, request)
+		if err == nil {
+			return entries(result), nil
+		}
+		if final := s.final(err); final != nil {
+			return nil, final
+		}
+		failures = append(failures, err)
+		if s.conn != nil {
+			s.conn.Close()
+			s.conn = nil
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	s.server = 0
+	return nil, &ldapmap.UnavailableError{Source: s.Name(), Err: errors.Join(failures...)}
+}
+
+// ask puts the request to the current server.
+func (s *Source) ask(ctx context.Context, request *ldap.SearchRequest) (*ldap.SearchResult, error) {
 	if s.conn == nil {
-		if err := s.connect(ctx); err != nil {
+		deadline, err := s.deadline(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if s.conn, err = s.dial(ctx, s.servers[s.server], deadline); err != nil {
 			return nil, err
 		}
 	}
-	request := ldap.NewSearchRequest(s.config.Base, ldap.ScopeWholeSubtree, ldap.DerefAlways,
-		sizeLimit, 0, false, filter(terms), attrs, nil)
-	result, err := s.conn.Search(request)
-	switch {
-	case err == nil:
-	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
-		return nil, s.misconfigured(fmt.Errorf("base %q does not exist", s.config.Base))
-	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
-		return nil, s.misconfigured(fmt.Errorf("more than %d entries answer one lookup", sizeLimit))
-	case ldap.IsErrorWithCode(err, ldap.LDAPResultInsufficientAccessRights),
-		ldap.IsErrorWithCode(err, ldap.LDAPResultInappropriateAuthentication),
-		ldap.IsErrorWithCode(err, ldap.LDAPResultConfidentialityRequired),
-		ldap.IsErrorWithCode(err, ldap.LDAPResultStrongAuthRequired):
-		return nil, s.misconfigured(err)
-	default:
-		return nil, s.unavailable(err)
+	return s.conn.Search(request)
+}
+
+// deadline is until when the current server may take: its own time limit, or an
+// equal share of what is left, so that one that hangs leaves time for the others.
+func (s *Source) deadline(ctx context.Context) (time.Time, error) {
+	now := time.Now()
+	end, bounded := ctx.Deadline()
+	if bounded {
+		if !end.After(now) {
+			return end, context.DeadlineExceeded
+		}
+		end = now.Add(end.Sub(now) / time.Duration(len(s.servers)-s.server))
 	}
+	if own := now.Add(s.config.Timeout); s.config.Timeout > 0 && (!bounded || own.Before(end)) {
+		end = own
+	} else if !bounded {
+		end = now.Add(defaultTimeout)
+	}
+	return end, nil
+}
+
+// final is the error for an answer that no other server would better, or nil.
+func (s *Source) final(err error) error {
+	switch {
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
+		err = fmt.Errorf("base %q does not exist", s.config.Base)
+	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
+		err = fmt.Errorf("more than %d entries answer one lookup", sizeLimit)
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultInappropriateAuthentication,
+		ldap.LDAPResultConfidentialityRequired, ldap.LDAPResultStrongAuthRequired):
+	default:
+		return nil
+	}
+	return &ldapmap.ConfigError{Source: s.Name(), Err: err}
+}
+
+func entries(result *ldap.SearchResult) []ldapmap.Entry {
 	entries := make([]ldapmap.Entry, 0, len(result.Entries))
 	for _, r := range result.Entries {
 		e := ldapmap.Entry{DN: r.DN, Attrs: make(map[string][]string, len(r.Attributes))}
@@ -124,35 +179,11 @@ func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, attrs []strin
 		}
 		entries = append(entries, e)
 	}
-	return entries, nil
+	return entries
 }
 
-// connect tries the servers in order until one answers or time is up.
-func (s *Source) connect(ctx context.Context) error {
-	var errs []error
-	for _, u := range s.servers {
-		conn, err := s.dial(ctx, u)
-		if err == nil {
-			s.conn = conn
-			return nil
-		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
-		}
-	}
-	return s.unavailable(errors.Join(errs...))
-}
-
-func (s *Source) dial(ctx context.Context, u *url.URL) (*ldap.Conn, error) {
-	deadline, bounded := ctx.Deadline()
-	if own := time.Now().Add(s.config.Timeout); s.config.Timeout > 0 && (!bounded || own.Before(deadline)) {
-		deadline, bounded = own, true
-	}
-	dialer := net.Dialer{}
-	if bounded {
-		dialer.Deadline = deadline
-	}
+func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*ldap.Conn, error) {
+	dialer := net.Dialer{Deadline: deadline}
 	network, address := "tcp", u.Host
 	switch u.Scheme {
 	case "ldap":
@@ -169,12 +200,10 @@ func (s *Source) dial(ctx context.Context, u *url.URL) (*ldap.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if bounded {
-		// Covers the TLS handshakes, every write and every answer.
-		if err := nc.SetDeadline(deadline); err != nil {
-			nc.Close()
-			return nil, err
-		}
+	// Covers the TLS handshakes, every write and every answer.
+	if err := nc.SetDeadline(deadline); err != nil {
+		nc.Close()
+		return nil, err
 	}
 	if u.Scheme == "ldaps" {
 		config, err := s.tlsConfig(u.Hostname())
@@ -191,9 +220,7 @@ func (s *Source) dial(ctx context.Context, u *url.URL) (*ldap.Conn, error) {
 	}
 	conn := ldap.NewConn(nc, u.Scheme == "ldaps")
 	conn.Start()
-	if bounded {
-		conn.SetTimeout(time.Until(deadline))
-	}
+	conn.SetTimeout(time.Until(deadline))
 	if u.Scheme == "ldap" && s.config.StartTLS {
 		config, err := s.tlsConfig(u.Hostname())
 		if err == nil {
@@ -220,14 +247,6 @@ func (s *Source) tlsConfig(host string) (*tls.Config, error) {
 		}
 	}
 	return config, nil
-}
-
-func (s *Source) misconfigured(err error) error {
-	return &ldapmap.ConfigError{Source: s.Name(), Err: err}
-}
-
-func (s *Source) unavailable(err error) error {
-	return &ldapmap.UnavailableError{Source: s.Name(), Err: err}
 }
 
 func withPort(u *url.URL, port string) string {
