@@ -242,9 +242,16 @@ func golden(t *testing.T, name string, got []byte) {
 	if err != nil {
 		t.Fatalf("%v (go test ./mounter -update writes it)", err)
 	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("not as in %s:\n%s", file, got)
+	if bytes.Equal(got, want) {
+		return
 	}
+	wantLines := strings.Split(string(want), "\n")
+	for i, line := range strings.Split(string(got), "\n") {
+		if i >= len(wantLines) || line != wantLines[i] {
+			t.Fatalf("not as in %s; line %d is\n%s", file, i+1, line)
+		}
+	}
+	t.Errorf("%s has more lines", file)
 }
 
 func TestPlanGolden(t *testing.T) {

@@ -21,7 +21,7 @@ func (p *Plan) commands(s Step) []string {
 	case OpTarget:
 		return []string{
 			"test -d " + quote(s.Target),
-			"! findmnt --noheadings --output SOURCE --target " + quote(s.Target) + " | grep ^" + SourcePrefix,
+			"test -z \"$(findmnt --noheadings --output SOURCE --target " + quote(s.Target) + " | grep ^" + SourcePrefix + ")\"",
 		}
 	case OpLock:
 		return []string{
@@ -29,7 +29,7 @@ func (p *Plan) commands(s Step) []string {
 			"exec 9>>" + quote(s.Target) + " && flock -w 10 9",
 		}
 	case OpIdle:
-		return []string{"! grep -F " + quote("upperdir="+s.Path+",") + " /proc/self/mountinfo"}
+		return []string{"test -z \"$(grep -F " + quote("upperdir="+s.Path+",") + " /proc/self/mountinfo)\""}
 	case OpCheck:
 		return []string{"echo " + quote(strings.TrimPrefix(p.Layers[s.Layer].Digest, "sha256:")+"  "+s.Path) + " | sha256sum --check --quiet"}
 	case OpStage:

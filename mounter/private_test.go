@@ -11,31 +11,83 @@ import (
 
 func TestLastUse(t *testing.T) {
 	t.Parallel()
-	p := &Private{Dir: t.TempDir()}
-	if boot, _ := p.lastUse(); boot != "" {
-		t.Errorf("no lock file: boot %q", boot)
-	}
-	if err := p.noteUse(0x123); err != nil {
+	f, err := os.Create(filepath.Join(t.TempDir(), "lock"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	boot, dev := p.lastUse()
-	if boot != bootID() || boot == "" || dev != 0x123 {
-		t.Errorf("got %q, %#x", boot, dev)
+	defer f.Close()
+	if boot, _ := lastUse(f); boot != "" {
+		t.Errorf("new lock file: boot %q", boot)
 	}
-	for name, content := range map[string]string{
-		"empty":      "",
-		"no number":  boot,
-		"no boot":    " 12\n",
-		"text":       boot + " twelve\n",
-		"negative":   boot + " -1\n",
-		"short boot": boot[1:] + " 12\n",
-		"binary":     "\x00\xff\x00",
-	} {
-		if err := os.WriteFile(p.lock(), []byte(content), 0o600); err != nil {
+	const other = "00000000-0000-0000-0000-000000000000"
+	for _, use := range []struct {
+		boot string
+		dev  uint64
+	}{{bootID(), 1<<64 - 1}, {other, 0x123}, {bootID(), 0}} { // written over one another
+		if _, err := f.WriteAt([]byte(useRecord(use.boot, use.dev)), 0); err != nil {
 			t.Fatal(err)
 		}
-		if got, _ := p.lastUse(); got != "" {
-			t.Errorf("%s: boot %q, want that it is not known", name, got)
+		if boot, dev := lastUse(f); boot != use.boot || dev != use.dev {
+			t.Errorf("got %q, %#x, want %+v", boot, dev, use)
+		}
+	}
+	whole := useRecord(other, 12)
+	for name, content := range map[string]string{
+		"empty":      "",
+		"no number":  other + strings.Repeat(" ", 30),
+		"no boot":    strings.Repeat(" ", 37) + "12" + strings.Repeat(" ", 30),
+		"text":       strings.Replace(whole, "12", "xx", 1),
+		"negative":   strings.Replace(whole, " 12", " -1", 1),
+		"short boot": whole[1:] + " ",
+		"zeros":      strings.Repeat("\x00", len(whole)),
+		"cut":        whole[:len(whole)-2],
+	} {
+		if err := errors.Join(f.Truncate(0), os.WriteFile(f.Name(), []byte(content), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if got, dev := lastUse(f); got != "" {
+			t.Errorf("%s: boot %q, %d; want that it is not known", name, got, dev)
+		}
+	}
+}
+
+// TestMarks checks that a device number is taken for free only if another view is
+// known to have had it since.
+func TestMarks(t *testing.T) {
+	t.Parallel()
+	run := t.TempDir()
+	mine, other := &Private{Dir: "/private/mine"}, &Private{Dir: "/private/other"}
+	const dev = 0x2a
+	if markedByOther(run, dev, mine) {
+		t.Error("there is no mark")
+	}
+	for _, c := range []struct {
+		owner *Private
+		free  bool
+	}{{mine, false}, {other, true}, {mine, false}, {nil, true}, {mine, false}} {
+		if err := noteView(run, dev, c.owner); err != nil {
+			t.Fatal(err)
+		}
+		if got := markedByOther(run, dev, mine); got != c.free {
+			t.Errorf("marked by %v: %v, want %v", c.owner, got, c.free)
+		}
+		if markedByOther(run, dev+1, mine) {
+			t.Error("another number's mark was taken for this one's")
+		}
+	}
+	if err := noteView(run, dev, other); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(viewMark(run, 0, dev))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole { // cut by a crash
+		if err := os.WriteFile(viewMark(run, 0, dev), whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if markedByOther(run, dev, mine) {
+			t.Errorf("a mark cut to %q was trusted", whole[:n])
 		}
 	}
 }
@@ -95,9 +147,6 @@ func TestWriteDurably(t *testing.T) {
 		return info
 	}
 	one := write("one")
-	if again := write("one"); !os.SameFile(one, again) {
-		t.Error("the same content was written again")
-	}
 	// What a killed helper left.
 	if err := os.WriteFile(path+".new", []byte("half of something much longer"), 0o600); err != nil {
 		t.Fatal(err)

@@ -26,7 +26,7 @@ const usage = "usage: mount.levelfs COMPONENT[@LEVEL] DIR [-sfnv] [-o OPTIONS]"
 // parseArgs reads what mount(8) passes to a helper: two words, then options
 // (context_mount.c, exec_helper).
 func parseArgs(args []string) (*call, error) {
-	if len(args) < 2 || strings.HasPrefix(args[0], "-") || strings.HasPrefix(args[1], "-") {
+	if len(args) < 2 || args[1] == "" || strings.HasPrefix(args[0], "-") || strings.HasPrefix(args[1], "-") {
 		return nil, usagef(usage)
 	}
 	c := &call{spec: args[0], dir: args[1]}

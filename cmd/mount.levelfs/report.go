@@ -38,8 +38,7 @@ func (r *reporter) say(severity int, kind, text string) {
 
 // syslog sends one message to the local log socket (RFC 3164 format, as syslog(3)
 // does; systemd-journald listens there too). log/syslog would pull in the whole of
-// package net, a seventh of this program's start-up time, to write one datagram. Without a log,
-// standard error has to do.
+// package net to write one datagram. Without a log, standard error has to do.
 func (r *reporter) syslog(severity int, text string) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {

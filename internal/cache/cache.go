@@ -56,8 +56,8 @@ func (c Cache) Level(name string) (*ldapmap.Resolution, time.Time, error) {
 	return &ldapmap.Resolution{Component: d.Component, Level: d.Level, Layers: d.Layers}, when, nil
 }
 
-// A definition is the file of a level: TOML, which the helper can read anyway, for
-// its configuration, and encoding/json would cost it a tenth of its start-up time.
+// A definition is the file of a level, in TOML: the helper reads its configuration
+// in it anyway, and two formats would cost it more time at every start.
 type definition struct {
 	Component ldapmap.Component
 	Level     ldapmap.Level

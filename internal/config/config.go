@@ -75,10 +75,9 @@ func Load() (*Config, error) {
 	// A program that runs with more rights than its caller has must not let the
 	// caller choose its files (mount(8) is set-user-ID).
 	if r := os.Getenv(RootVariable); r != "" && os.Getuid() == os.Geteuid() {
-		if !filepath.IsAbs(r) {
-			return nil, fmt.Errorf("%s=%q: must be an absolute path", RootVariable, r)
+		if root = filepath.Clean(r); !validPath(root) {
+			return nil, fmt.Errorf("%s=%q: %s", RootVariable, r, wantPath)
 		}
-		root = filepath.Clean(r)
 	}
 	return LoadFrom(root)
 }
@@ -126,8 +125,8 @@ func (c *Config) parse(text []byte) error {
 		c.Sources = []Source{{Type: "ldif", Path: c.path("/etc/levelfs/inventory.d")}}
 	}
 	for _, dir := range append(append([]string{c.Map, c.Tree}, c.Images...), c.Directories...) {
-		if !filepath.IsAbs(dir) || filepath.Clean(dir) != dir {
-			return fmt.Errorf("%q: must be a clean absolute path", dir)
+		if !validPath(dir) {
+			return fmt.Errorf("%q: %s", dir, wantPath)
 		}
 	}
 	for i := range c.Sources {
@@ -152,6 +151,24 @@ func (s *Source) check() error {
 		return fmt.Errorf("type %q: must be ldif or ldap", s.Type)
 	}
 	return nil
+}
+
+const wantPath = "must be a clean absolute path of letters, digits and /._+@~-"
+
+// validPath reports whether p is an absolute path that can stand in a mount
+// option, in mountinfo and in a map without quoting: overlayfs, the kernel's lists
+// and autofs each have an escape of their own.
+func validPath(p string) bool {
+	if !filepath.IsAbs(p) || filepath.Clean(p) != p {
+		return false
+	}
+	for i := range len(p) {
+		c := p[i]
+		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && strings.IndexByte("/._+@~-", c) < 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Hostname is the name that this machine is looked up by.
