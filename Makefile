@@ -14,7 +14,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(
 
 .PHONY: help
 help: ## show this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build the three commands into bin/
@@ -52,7 +52,7 @@ test: ## all tests, with real automount, slapd and overlayfs where run as root
 
 # What the tests run against. Without root, those that need it are skipped; with
 # LEVELFS_TEST_REQUIRE=all a skip is a failure.
-TEST_NEEDS = gcc=gcc automount=autofs slapd=slapd strace=strace losetup=mount findmnt=util-linux \
+TEST_NEEDS = gcc=gcc /usr/include/stdio.h=libc6-dev pgrep=procps automount=autofs slapd=slapd strace=strace losetup=mount findmnt=util-linux \
 	mkfs.erofs=erofs-utils mksquashfs=squashfs-tools mkfs.ext4=e2fsprogs setfattr=attr setfacl=acl
 
 .PHONY: lint

@@ -1,7 +1,9 @@
 package test
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -120,8 +122,13 @@ func testLevels(t *testing.T, kind string) {
 	wantLevel(1, "2")
 
 	for i, view := range views {
-		mounts, err := testenv.Mounts(view)
+		// Held open: automount may still be at the expiry that it was asked for.
+		f, err := os.Open(view + "/private")
 		if err != nil {
+			t.Fatal(err)
+		}
+		mounts, err := testenv.Mounts(view)
+		if err := errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
 		sources := []string{}

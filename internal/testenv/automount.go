@@ -166,7 +166,9 @@ func (a *Automount) PID() int { return a.process.Pid }
 
 // Expire has automount unmount everything that is idle (SIGUSR1), and waits until
 // nothing is mounted at the paths. It asks again while something is: what was
-// opened a moment ago may still be closing.
+// opened a moment ago may still be closing. Automount sleeps for a tenth of a
+// second after each mount that it expires, and then looks for more: it may also
+// take what is mounted right after Expire has returned, unless it is in use.
 func (a *Automount) Expire(paths ...string) {
 	a.t.Helper()
 	asked := time.Time{}
