@@ -68,7 +68,8 @@ func (p *Plan) commands(s Step) []string {
 	case OpOverlay:
 		lines := []string{"mount -t overlay -o " + quote(strings.Join(p.mountOptions(), ",")) + " " + quote(p.Source) + " " + quote(s.Target)}
 		if p.Private != nil && !p.Private.Ephemeral {
-			lines = append(lines, "printf '%s %-20d\\n' \"$(cat /proc/sys/kernel/random/boot_id)\" \"$(stat -c %d "+quote(s.Target)+")\" >"+quote(p.Private.lock())+"; exec 9>&-")
+			// An empty record: the next mount asks the kernel whether the layer is free.
+			lines = append(lines, ": >"+quote(p.Private.lock()), "exec 9>&-")
 		}
 		return lines
 	case OpUnstage:

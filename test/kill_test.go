@@ -1,0 +1,287 @@
+package test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/testenv"
+)
+
+// runtimeCalls are the system calls with which the Go runtime minds its own
+// memory, threads and clocks. They change nothing outside the process, and when
+// they come differs from run to run, so that they are not counted: a kill before
+// one of them finds what a kill before the next other call finds.
+var runtimeCalls = map[uint64]bool{
+	unix.SYS_FUTEX: true, unix.SYS_MMAP: true, unix.SYS_MUNMAP: true, unix.SYS_MADVISE: true, unix.SYS_MPROTECT: true,
+	unix.SYS_RT_SIGACTION: true, unix.SYS_RT_SIGPROCMASK: true, unix.SYS_RT_SIGRETURN: true, unix.SYS_SIGALTSTACK: true,
+	unix.SYS_CLONE: true, unix.SYS_GETTID: true, unix.SYS_GETPID: true, unix.SYS_TGKILL: true, unix.SYS_EXIT: true,
+	unix.SYS_NANOSLEEP: true, unix.SYS_SCHED_YIELD: true, unix.SYS_SCHED_GETAFFINITY: true, unix.SYS_PRCTL: true,
+	unix.SYS_EPOLL_PWAIT: true, unix.SYS_EPOLL_CTL: true, unix.SYS_EPOLL_CREATE1: true, unix.SYS_EVENTFD2: true,
+	unix.SYS_GETRANDOM: true, unix.SYS_SET_ROBUST_LIST: true, unix.SYS_RSEQ: true, unix.SYS_PRLIMIT64: true,
+	unix.SYS_CLOCK_GETTIME: true, unix.SYS_TIMER_SETTIME: true, unix.SYS_TIMER_CREATE: true, unix.SYS_TIMER_DELETE: true,
+	unix.SYS_MINCORE: true, unix.SYS_RESTART_SYSCALL: true, unix.SYS_SETITIMER: true, unix.SYS_GETTIMEOFDAY: true,
+}
+
+// traceInfo is the kernel's struct ptrace_syscall_info (ptrace(2)), as far as it is
+// needed: the same on every architecture.
+type traceInfo struct {
+	op          uint8
+	_           [3]uint8
+	arch        uint32
+	instruction uint64
+	stack       uint64
+	nr          uint64
+	args        [6]uint64
+	_           [2]uint64
+}
+
+const (
+	ptraceGetSyscallInfo = 0x420e // PTRACE_GET_SYSCALL_INFO
+	syscallInfoEntry     = 1      // PTRACE_SYSCALL_INFO_ENTRY
+	waitNoThread         = 0x20000000
+)
+
+// A traced run of a program.
+type traced struct {
+	calls  []uint64 // numbers of the counted system calls, in their order
+	killed bool
+	exit   int
+}
+
+// traceKill runs a program and kills it, with SIGKILL and all of its threads, on the
+// entry of the n-th of its counted system calls, which is then not executed: so
+// between the two that are counted. If there are fewer it runs to its end.
+func traceKill(t *testing.T, n int, env []string, argv ...string) traced {
+	t.Helper()
+	type result struct {
+		traced
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		// Every ptrace call has to come from the thread that the tracee knows; no
+		// other goroutine may have children on it. It ends with this function.
+		runtime.LockOSThread()
+		var r result
+		r.traced, r.err = trace(n, env, argv)
+		done <- r
+	}()
+	r := <-done
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	return r.traced
+}
+
+func trace(n int, env, argv []string) (r traced, err error) {
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return r, err
+	}
+	defer null.Close()
+	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+		Env: env, Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true},
+	})
+	if err != nil {
+		return r, err
+	}
+	timer := time.AfterFunc(testenv.WaitLimit, func() { syscall.Kill(pid, syscall.SIGKILL) })
+	defer timer.Stop()
+	var status syscall.WaitStatus
+	if _, err := syscall.Wait4(pid, &status, syscall.WALL, nil); err != nil { // the exec
+		return r, fmt.Errorf("wait for exec: %w", err)
+	}
+	options := unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_EXITKILL
+	if err := unix.PtraceSetOptions(pid, options); err != nil {
+		return r, fmt.Errorf("ptrace options: %w", err)
+	}
+	if err := unix.PtraceSyscall(pid, 0); err != nil {
+		return r, fmt.Errorf("ptrace: %w", err)
+	}
+	for {
+		tid, err := syscall.Wait4(-1, &status, syscall.WALL|waitNoThread, nil)
+		if errors.Is(err, syscall.EINTR) {
+			continue
+		}
+		if err != nil {
+			return r, fmt.Errorf("wait: %w", err)
+		}
+		if status.Exited() || status.Signaled() {
+			if tid != pid {
+				continue // one thread
+			}
+			r.exit = status.ExitStatus()
+			return r, nil
+		}
+		signal := 0
+		switch s := status.StopSignal(); {
+		case s == syscall.SIGTRAP|0x80:
+			var info traceInfo
+			if _, _, errno := unix.Syscall6(unix.SYS_PTRACE, ptraceGetSyscallInfo, uintptr(tid), unsafe.Sizeof(info), uintptr(unsafe.Pointer(&info)), 0, 0); errno != 0 {
+				if errno == unix.ESRCH {
+					continue // killed
+				}
+				return r, fmt.Errorf("PTRACE_GET_SYSCALL_INFO: %w", errno)
+			}
+			if info.op != syscallInfoEntry || runtimeCalls[info.nr] || r.killed {
+				break
+			}
+			r.calls = append(r.calls, info.nr)
+			if len(r.calls) == n {
+				r.killed = true
+				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+					return r, err
+				}
+				continue
+			}
+		case s == syscall.SIGTRAP || s == syscall.SIGSTOP: // a new thread, on both sides
+		default:
+			signal = int(s)
+		}
+		if err := unix.PtraceSyscall(tid, signal); err != nil && !errors.Is(err, unix.ESRCH) {
+			return r, fmt.Errorf("ptrace: %w", err)
+		}
+	}
+}
+
+// TestKill kills the helper before each of its system calls. After each the view is
+// not there, or is there as a whole; nothing else has stayed; the private layer is as
+// it was; and the next helper works.
+func TestKill(t *testing.T) {
+	for _, kind := range []string{
+		"warm",  // mounted before, at this level
+		"level", // mounted before, at another level
+		"cold",  // never mounted: there is no private layer, and no image was checked
+	} {
+		t.Run(kind, func(t *testing.T) { testKill(t, kind) })
+	}
+}
+
+func testKill(t *testing.T, kind string) {
+	r := newRig(t)
+	one := r.Store.Erofs("one", testenv.Files{"file": "one", "conf": "delivered", "d/x": "x"})
+	two := r.Store.Erofs("two", testenv.Files{"file": "two", "two": "two"})
+	tree := map[string]string{"file": "one", "conf": "delivered", "d/x": "x", "two": "two"}
+	private := r.PrivateDir("emacs")
+	if kind != "cold" {
+		if kind == "warm" {
+			r.level("1", one, two)
+		} else {
+			r.level("0", two)
+		}
+		r.mount()
+		r.write(r.target+"/private", "mine")
+		r.write(r.target+"/conf", "mine")
+		r.umount(r.target)
+		tree["conf"], tree["private"] = "mine", "mine"
+	}
+	r.level("1", one, two)
+	record, err := os.ReadFile(private + "/level")
+	if err != nil && kind != "cold" {
+		t.Fatal(err)
+	}
+	// The upper directory and all in it.
+	upper := func() string {
+		_, files, _ := strings.Cut("\n"+r.privateFiles(), "\nhost/emacs/upper ")
+		return files
+	}
+	files := upper()
+	mounts := mountTable(t)
+	// The key names the level and the map is asked before, as automount does it: what
+	// is killed is the helper alone.
+	const key = "emacs@1"
+	run := func(n int) traced {
+		t.Helper()
+		if got := r.RunMap(key); got.Exit != 0 {
+			t.Fatal(got)
+		}
+		switch kind {
+		case "cold":
+			for _, dir := range []string{private, r.Path("/run/levelfs"), r.Path("/var/cache/levelfs/verified")} {
+				if err := os.RemoveAll(dir); err != nil {
+					t.Fatal(err)
+				}
+			}
+		case "level":
+			r.write(private+"/level", string(record))
+		}
+		return traceKill(t, n, r.Env(), r.Helper, key, r.target)
+	}
+	whole := run(-1)
+	if whole.exit != 0 {
+		t.Fatalf("traced, but not killed: exit %d", whole.exit)
+	}
+	r.want(tree)
+	r.umount(r.target)
+
+	start := time.Now()
+	others, mounted := 0, 0
+	for n := 1; ; n++ {
+		killed := run(n)
+		if !killed.killed {
+			if killed.exit != 0 {
+				t.Fatalf("it has fewer than %d system calls: exit %d", n, killed.exit)
+			}
+			r.umount(r.target)
+			if n <= len(whole.calls)*9/10 {
+				t.Errorf("killed at %d points, but the first run had %d", n-1, len(whole.calls))
+			}
+			t.Logf("%d kill points, the view was there after %d of them; %d runs differed from the first before; %v",
+				n-1, mounted, others, time.Since(start))
+			return
+		}
+		if n <= len(whole.calls) && !slices.Equal(killed.calls, whole.calls[:n]) {
+			others++
+		}
+		now := mountTable(t)
+		if !slices.Equal(now, mounts) {
+			mounted++
+			if len(now) != len(mounts)+1 || !slices.Equal(now[:len(mounts)], mounts) || !strings.Contains(now[len(mounts)], " "+r.target+" ") {
+				t.Errorf("mounts are now\n%s\nand were\n%s", strings.Join(now, "\n"), strings.Join(mounts, "\n"))
+			}
+			r.want(tree)
+			r.Umount(r.target)
+		}
+		r.wantNoLoops()
+		if now := upper(); kind != "cold" && now != files {
+			t.Errorf("upper directory is now\n%s\nand was\n%s", now, files)
+		}
+		if text, err := os.ReadFile(private + "/level"); kind != "cold" && (err != nil || string(text) != string(record) && !strings.HasPrefix(string(text), "level emacs@1\n")) {
+			t.Errorf("file level: %q, %v", text, err)
+		}
+		// The next one works, and clears up what was unfinished.
+		r.mountAt(key, r.target)
+		r.want(tree)
+		r.wantMode(r.target, filepath.Join(private, "upper"))
+		r.umount(r.target)
+		if entries, err := os.ReadDir(private); err != nil || fmt.Sprint(entries) != "[- level - lock d upper/ d work/]" {
+			t.Errorf("private layer: %v, %v", entries, err)
+		}
+		if t.Failed() {
+			t.Fatalf("killed before system call %d of the helper, number %d", n, killed.calls[n-1])
+		}
+	}
+}
+
+// wantMode checks that the directories have owner and mode of the layers that
+// mkfs.erofs makes here.
+func (r *rig) wantMode(dirs ...string) {
+	r.t.Helper()
+	for _, dir := range dirs {
+		var st unix.Stat_t
+		if err := unix.Stat(dir, &st); err != nil || st.Mode != unix.S_IFDIR|0o755 || st.Uid != 0 || st.Gid != 0 {
+			r.t.Errorf("%s: mode %o, owner %d:%d, %v; want 40755, 0:0", dir, st.Mode, st.Uid, st.Gid, err)
+		}
+	}
+}
