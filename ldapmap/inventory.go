@@ -64,7 +64,21 @@ func (e Entry) invalid(attr, value, want string) error {
 	return &InvalidError{DN: e.DN, Attr: attr, Value: value, Want: want}
 }
 
+// single refuses more than one value where there can be one. A directory server
+// does so by the schema; LDIF files have nobody who would.
+func (e Entry) single(attrs ...string) error {
+	for _, attr := range attrs {
+		if values := e.Attrs[strings.ToLower(attr)]; len(values) > 1 {
+			return e.invalid(attr, values[1], "one value")
+		}
+	}
+	return nil
+}
+
 func decodeComponent(e Entry, name string) (Component, error) {
+	if err := e.single("levelfsDefault", "levelfsMountPoint", "levelfsPrivate"); err != nil {
+		return Component{}, err
+	}
 	c := Component{
 		DN:          e.DN,
 		Name:        name,
@@ -90,6 +104,9 @@ func decodeComponent(e Entry, name string) (Component, error) {
 }
 
 func decodeLevel(e Entry, name string) (Level, error) {
+	if err := e.single("levelfsState"); err != nil {
+		return Level{}, err
+	}
 	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate"))}
 	switch l.State {
 	case "":
@@ -128,6 +145,9 @@ func decodeLevel(e Entry, name string) (Level, error) {
 }
 
 func decodeLayer(e Entry, name string) (Layer, error) {
+	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize"); err != nil {
+		return Layer{}, err
+	}
 	l := Layer{
 		DN:       e.DN,
 		Name:     name,

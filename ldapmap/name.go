@@ -72,7 +72,7 @@ func alphanumeric(c byte) bool {
 // relative to (or an absolute one): no "..", no empty element, no byte outside
 // a small set.
 func validPath(s string) bool {
-	if s == "" || s == "/" || len(s) > 1024 || path.Clean(s) != s || s == ".." || strings.HasPrefix(s, "../") {
+	if s == "" || s == "/" || s == "." || len(s) > 1024 || path.Clean(s) != s || s == ".." || strings.HasPrefix(s, "../") {
 		return false
 	}
 	for i := range len(s) {

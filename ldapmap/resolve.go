@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -101,12 +102,12 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if err := l.second(ctx); err != nil {
 		return res, err
 	}
-	var level string
+	var winner Rule
 	var err error
-	if res.Trail, level, err = l.decide(res.Component); err != nil {
+	if res.Trail, winner, err = l.decide(res.Component); err != nil {
 		return res, err
 	}
-	if res.Level, err = l.level(res.Component.Name + "@" + level); err != nil {
+	if res.Level, err = l.level(res.Component.Name+"@"+winner.Level, winner.DN); err != nil {
 		return res, err
 	}
 	for _, name := range res.Level.Layers {
@@ -207,16 +208,24 @@ func (l *lookup) first(ctx context.Context) error {
 				f.levels = append(f.levels, e)
 			case e.Is(classProfile):
 				f.profiles = append(f.profiles, e)
-			case e.Is("posixGroup"):
-				f.userGroups = append(f.userGroups, e)
-			case e.Is("posixAccount"), e.Is("inetOrgPerson"):
-				f.users = append(f.users, e)
-			default:
+			case isHost(e) && slices.ContainsFunc(names, func(n string) bool { return hasValue(e, "cn", n) }):
 				f.hosts = append(f.hosts, e)
+			case isUser(e) && hasValue(e, "uid", l.query.User):
+				f.users = append(f.users, e)
+			default: // found by memberUid
+				f.userGroups = append(f.userGroups, e)
 			}
 		}
 	}
 	return nil
+}
+
+func isHost(e Entry) bool { return e.Is("device") || e.Is("ipHost") }
+func isUser(e Entry) bool { return e.Is("posixAccount") || e.Is("inetOrgPerson") }
+
+// hasValue compares as cn and uid do: without regard to case.
+func hasValue(e Entry, attr, value string) bool {
+	return slices.ContainsFunc(e.Attrs[attr], func(v string) bool { return strings.EqualFold(v, value) })
 }
 
 // second asks each source for the groups that the host or the user is a member of
@@ -295,14 +304,39 @@ func hasMember(group Entry, dns []string) bool {
 }
 
 // plainDN brings the spellings in which a server returns one DN together: case,
-// and blanks beside separators (RFC 4514, section 2 and RFC 4517, section 4.2.15).
+// escapes, and blanks beside separators (RFC 4514, RFC 4517 section 4.2.15). It is
+// for comparing only; separators become control characters, so that an escaped one
+// is another.
 func plainDN(dn string) string {
-	rdns := strings.FieldsFunc(strings.ToLower(dn), func(r rune) bool { return r == ',' })
-	for i, rdn := range rdns {
-		attr, value, _ := strings.Cut(rdn, "=")
-		rdns[i] = strings.TrimSpace(attr) + "=" + strings.TrimSpace(value)
+	const separators = "\x01\x02"
+	var b strings.Builder
+	for i := 0; i < len(dn); i++ {
+		switch c := dn[i]; {
+		case c == '\\' && i+2 < len(dn) && isHex(dn[i+1]) && isHex(dn[i+2]):
+			n, _ := strconv.ParseUint(dn[i+1:i+3], 16, 8)
+			b.WriteByte(byte(n))
+			i += 2
+		case c == '\\' && i+1 < len(dn):
+			b.WriteByte(dn[i+1])
+			i++
+		case c == ',':
+			b.WriteByte(separators[0])
+		case c == '=':
+			b.WriteByte(separators[1])
+		default:
+			b.WriteByte(c)
+		}
 	}
-	return strings.Join(rdns, ",")
+	parts := strings.Split(b.String(), separators[:1])
+	for i, rdn := range parts {
+		attr, value, _ := strings.Cut(rdn, separators[1:])
+		parts[i] = strings.TrimSpace(attr) + separators[1:] + strings.TrimSpace(value)
+	}
+	return strings.ToLower(strings.Join(parts, separators[:1]))
+}
+
+func isHex(c byte) bool {
+	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
 // component decodes the component of the first source that has it.
@@ -316,8 +350,8 @@ func (l *lookup) component(res *Resolution) (err error) {
 	return err
 }
 
-func (l *lookup) level(name string) (Level, error) {
-	e, err := l.one("level", name, "", func(f found) []Entry { return f.levels })
+func (l *lookup) level(name, by string) (Level, error) {
+	e, err := l.one("level", name, by, func(f found) []Entry { return f.levels })
 	if err != nil {
 		return Level{}, err
 	}
@@ -356,10 +390,10 @@ func (l *lookup) one(what, name, by string, of func(found) []Entry) (Entry, erro
 
 // decide collects every rule that speaks of the component, orders them, and
 // says which one wins and why the others do not.
-func (l *lookup) decide(c Component) (trail []Rule, level string, err error) {
+func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 	if l.query.Key.Level != "" {
-		return []Rule{{Rank: RankKey, Level: l.query.Key.Level, Won: true, Reason: "the key names the level"}},
-			l.query.Key.Level, nil
+		rule := Rule{Rank: RankKey, Level: l.query.Key.Level, Won: true, Reason: "the key names the level"}
+		return []Rule{rule}, rule, nil
 	}
 	for i, f := range l.found {
 		name := l.sources[i].Name()
@@ -374,7 +408,7 @@ func (l *lookup) decide(c Component) (trail []Rule, level string, err error) {
 		} {
 			rules, err := l.rules(i, who.entries, who.direct, who.byProfile)
 			if err != nil {
-				return trail, "", err
+				return trail, Rule{}, err
 			}
 			trail = append(trail, rules...)
 		}
@@ -402,33 +436,39 @@ func (l *lookup) decide(c Component) (trail []Rule, level string, err error) {
 
 // judge marks the first rule of the ordered trail that names a level as the
 // winner, and gives every other one its reason.
-func judge(trail []Rule, component, host string) ([]Rule, string, error) {
-	winner := slices.IndexFunc(trail, func(r Rule) bool { return r.Level != "" })
+func judge(trail []Rule, component, host string) ([]Rule, Rule, error) {
+	first := slices.IndexFunc(trail, func(r Rule) bool { return r.Level != "" })
+	if first >= 0 {
+		trail[first].Won, trail[first].Reason = true, "the most specific rule that names a level"
+	}
+	var rival *Rule
 	for i := range trail {
 		r := &trail[i]
 		switch {
-		case i == winner:
-			r.Won, r.Reason = true, "the most specific rule that names a level"
 		case r.Reason != "":
 		case r.Level == "":
 			r.Reason = "says nothing of " + component
-		case r.rank == trail[winner].rank && r.source == trail[winner].source:
-			if r.Level != trail[winner].Level {
-				trail[winner].Won = false
-				trail[winner].Reason, r.Reason = "ambiguous", "ambiguous"
-				return trail, "", &AmbiguousError{Component: component, A: trail[winner], B: *r}
-			}
-			r.Reason = "says the same"
-		case r.rank == trail[winner].rank:
-			r.Reason = "an earlier source answered at this rank"
-		default:
+		case r.rank != trail[first].rank:
 			r.Reason = "a more specific rule answered"
+		case r.source != trail[first].source:
+			r.Reason = "an earlier source answered at this rank"
+		case r.Level == trail[first].Level:
+			r.Reason = "says the same"
+		default:
+			r.Reason = "ambiguous"
+			if rival == nil {
+				rival = r
+			}
 		}
 	}
-	if winner < 0 {
-		return trail, "", &NoLevelError{Component: component, Host: host}
+	switch {
+	case first < 0:
+		return trail, Rule{}, &NoLevelError{Component: component, Host: host}
+	case rival != nil:
+		trail[first].Won, trail[first].Reason = false, rival.Reason
+		return trail, Rule{}, &AmbiguousError{Component: component, A: trail[first], B: *rival}
 	}
-	return trail, trail[winner].Level, nil
+	return trail, trail[first], nil
 }
 
 // rules are what the entries say of the component, directly and through their
@@ -477,25 +517,34 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 			continue
 		}
 		seen[strings.ToLower(name)] = true
-		for _, f := range l.found {
-			for _, p := range f.profiles {
-				if !slices.ContainsFunc(p.Attrs["cn"], func(v string) bool { return strings.EqualFold(v, name) }) {
-					continue
-				}
-				levels, err := l.assignments(p)
-				if err != nil {
-					return err
-				}
-				for _, level := range levels {
-					say(chain, level)
-				}
-				if err := l.walkProfiles(p, chain, seen, say); err != nil {
-					return err
-				}
-			}
+		profile, ok := l.profile(name)
+		if !ok {
+			continue // it says nothing of the component and includes none, or is not there
+		}
+		levels, err := l.assignments(profile)
+		if err != nil {
+			return err
+		}
+		for _, level := range levels {
+			say(chain, level)
+		}
+		if err := l.walkProfiles(profile, chain, seen, say); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// profile returns the profile of that name from the first source that has it.
+func (l *lookup) profile(name string) (Entry, bool) {
+	for _, f := range l.found {
+		for _, p := range f.profiles {
+			if slices.ContainsFunc(p.Attrs["cn"], func(v string) bool { return strings.EqualFold(v, name) }) {
+				return p, true
+			}
+		}
+	}
+	return Entry{}, false
 }
 
 // assignments returns the levels that the entry assigns to the component.

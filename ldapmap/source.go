@@ -83,7 +83,7 @@ func class(name string) Condition { return anyOf("objectClass", name) }
 // attributes are what a lookup needs to see of an entry.
 func attributes() []string {
 	return []string{
-		"objectClass", "cn", "description",
+		"objectClass", "cn", "uid", "description",
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate",
 		"levelfsLayerRef", "levelfsState",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage",
