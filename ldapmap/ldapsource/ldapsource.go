@@ -75,7 +75,12 @@ func New(c Config) (*Source, error) {
 			if !c.StartTLS && !c.Insecure && !loopback(u.Hostname()) {
 				return fail(fmt.Errorf("uri %q: would send the inventory in the clear; use ldaps:// or starttls = true (or insecure = true, if you must)", uri))
 			}
-		case "ldaps", "ldapi":
+		case "ldaps":
+		case "ldapi":
+			if u.Host != "" {
+				return fail(fmt.Errorf("uri %q: a socket is ldapi:///path or ldapi://%%2Fpath", uri))
+			}
+			u.Path = strings.TrimRight(u.Path, "/")
 		default:
 			return fail(fmt.Errorf("uri %q: scheme must be ldap, ldaps or ldapi", uri))
 		}
@@ -192,7 +197,7 @@ func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*lda
 		address = withPort(u, "636")
 	case "ldapi":
 		network, address = "unix", u.Path
-		if address == "" || address == "/" {
+		if address == "" {
 			address = "/var/run/slapd/ldapi"
 		}
 	}

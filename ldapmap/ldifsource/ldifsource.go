@@ -13,6 +13,7 @@
 package ldifsource
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/go-ldap/ldif"
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/ldapmap"
 )
@@ -50,7 +52,9 @@ func (s *Source) Close() error { return nil }
 // Search implements [ldapmap.Source].
 func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, _ []string) ([]ldapmap.Entry, error) {
 	if !s.read {
-		if err := s.load(ctx); err != nil {
+		if err := s.load(ctx); ctx.Err() != nil {
+			return nil, &ldapmap.UnavailableError{Source: s.dir, Err: ctx.Err()}
+		} else if err != nil {
 			return nil, &ldapmap.ConfigError{Source: s.dir, Err: err}
 		}
 		s.read = true
@@ -98,31 +102,40 @@ func (s *Source) load(ctx context.Context) error {
 }
 
 func readFile(path string) ([]ldapmap.Entry, error) {
-	f, err := os.Open(path)
+	// O_NONBLOCK: opening a FIFO would wait for a writer.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	limited := &io.LimitedReader{R: f, N: maxFile + 1}
-	entries, err := parse(limited)
-	if limited.N == 0 {
-		return nil, fmt.Errorf("larger than %d bytes", maxFile)
-	}
-	return entries, err
-}
-
-// parse reads entries. The library panics on a few malformed inputs that
-// fuzzing found (an attribute line of one byte); those are errors here.
-func parse(r io.Reader) (entries []ldapmap.Entry, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			entries, err = nil, fmt.Errorf("malformed LDIF: %v", p)
-		}
-	}()
-	var doc ldif.LDIF
-	if err := ldif.Unmarshal(r, &doc); err != nil {
+	info, err := f.Stat()
+	if err != nil {
 		return nil, err
 	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("no regular file")
+	}
+	if info.Size() > maxFile {
+		return nil, fmt.Errorf("larger than %d bytes", maxFile)
+	}
+	text := make([]byte, info.Size())
+	n, err := f.ReadAt(text, 0)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	return parse(text[:n])
+}
+
+// parse reads the entries of one file.
+func parse(text []byte) ([]ldapmap.Entry, error) {
+	if err := refuseURLs(text); err != nil {
+		return nil, err
+	}
+	var doc ldif.LDIF
+	if err := ldif.Unmarshal(bytes.NewReader(text), &doc); err != nil {
+		return nil, err
+	}
+	entries := make([]ldapmap.Entry, 0, len(doc.Entries))
 	for _, record := range doc.Entries {
 		if record.Entry == nil {
 			return nil, errors.New("a change record (changetype:) where an entry is expected")
@@ -135,6 +148,18 @@ func parse(r io.Reader) (entries []ldapmap.Entry, err error) {
 		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+// refuseURLs refuses values that are given as URLs ("attribute:< file:///…"): the
+// library would read any file of the machine into the inventory.
+func refuseURLs(text []byte) error {
+	unfolded := strings.NewReplacer("\r\n ", "", "\n ", "").Replace(string(text))
+	for line := range strings.Lines(unfolded) {
+		if attr, value, ok := strings.Cut(line, ":"); ok && strings.HasPrefix(value, "<") && !strings.HasPrefix(attr, "#") {
+			return fmt.Errorf("%s: a value by URL (:<) is not read", attr)
+		}
+	}
+	return nil
 }
 
 func holds(e ldapmap.Entry, term ldapmap.Term) bool {
