@@ -291,3 +291,50 @@ func TestMountRace(t *testing.T) {
 		r.umount(won...)
 	}
 }
+
+// TestMountTargetRace: of views of different components that are mounted at one
+// place at once, exactly one is: nothing is mounted at a view.
+func TestMountTargetRace(t *testing.T) {
+	r := newRig(t)
+	inv := testenv.Inventory{Layers: []testenv.Layer{r.Store.Erofs("one", testenv.Files{"file": "one"})}}
+	const n = 4
+	for i := range n {
+		inv.Components = append(inv.Components, testenv.Component{
+			Name: fmt.Sprint("c", i), Default: "1", Levels: []testenv.Level{{Name: "1", Layers: []string{"one"}}},
+		})
+	}
+	r.WriteLDIF("all.ldif", inv.LDIF())
+	for i := range n {
+		// The levels are in the cache, so that the helpers have nothing to wait for.
+		if got := r.RunMap(fmt.Sprintf("c%d@1", i)); got.Exit != 0 {
+			t.Fatal(got)
+		}
+	}
+	for round := range 30 {
+		results := make([]testenv.Result, n)
+		var all sync.WaitGroup
+		for i := range n {
+			all.Go(func() { results[i] = r.RunHelper(fmt.Sprintf("c%d@1", i), r.target) })
+		}
+		all.Wait()
+		won := 0
+		for _, got := range results {
+			if got.Exit == 0 {
+				won++
+				continue
+			}
+			r.wantRefusal(got, 32, r.target)
+		}
+		mounts, err := testenv.Mounts(r.Path("sw"))
+		if err != nil || len(mounts) != 1 || won != 1 {
+			t.Errorf("round %d: %d winners, %d mounts, %v, %v", round, won, len(mounts), results, err)
+		}
+		for range mounts {
+			r.Umount(r.target)
+		}
+		if t.Failed() {
+			break
+		}
+	}
+	r.wantNoLoops()
+}

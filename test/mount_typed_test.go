@@ -3,7 +3,6 @@ package test
 import (
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,7 +33,7 @@ func TestMountTyped(t *testing.T) {
 		for _, policy := range []string{"persistent", "ephemeral", "none"} {
 			t.Run(place+"/"+policy, func(t *testing.T) {
 				r := newRig(t)
-				r.moveTo(place)
+				r.target = r.Mkdir("sw", place, "emacs")
 				layers := []testenv.Layer{
 					r.Store.Erofs("one", testenv.Files{"file": "one", "d/one": "one"}),
 					r.Store.Squashfs("two", testenv.Files{"file": "two", "d/two": "two"}),
@@ -131,30 +130,17 @@ func mountsBelow(t *testing.T, dir string) []string {
 	return points
 }
 
-// moveTo moves the machine's root into a directory below it. Its images stay.
-func (r *rig) moveTo(dir string) {
-	r.t.Helper()
-	if dir == "" {
-		return
-	}
-	r.Root = filepath.Join(r.Root, dir)
-	for _, d := range []string{r.InventoryDir(), r.Path("/etc/levelfs")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			r.t.Fatal(err)
-		}
-	}
-	r.Configure("")
-	r.target = r.Mkdir("sw/emacs")
-}
-
-// TestMountStrangeRoot: what has a meaning in mount options, in mountinfo or in a
-// shell can be in the path of the root, and Views reads it back.
-func TestMountStrangeRoot(t *testing.T) {
-	for _, place := range []string{"two words", "a,b", "c:d", `back\slash`, `\054`, "tab\tnew\nline", `"quo'tes"`, "#=$%+", "é"} {
+// TestMountStrange: what has a meaning in mount options, in mountinfo or in a shell
+// can be in the path of the mount point, and Views reads it back; it is refused in
+// the path of the root, of which every mount option has a part.
+func TestMountStrange(t *testing.T) {
+	for _, place := range []string{
+		"two words", "a,b", "c:d", `back\slash`, `\054`, "tab\tnew\nline", `"quo'tes"`, "#=$%+", "é", "-o", "upperdir=x",
+	} {
 		t.Run(place, func(t *testing.T) {
 			r := newRig(t)
-			r.moveTo(place)
 			r.level("1", r.Store.Erofs("one", testenv.Files{"file": "one"}), r.Store.Directory("two", testenv.Files{"two": "two"}))
+			r.target = r.Mkdir("sw", place)
 			r.mount()
 			r.want(map[string]string{"file": "one", "two": "two"})
 			r.write(r.target+"/private", "mine")
@@ -174,7 +160,16 @@ func TestMountStrangeRoot(t *testing.T) {
 				t.Error("nothing says since when")
 			}
 			r.refused(32, []string{"emacs", r.Mkdir("sw/other")}, "in use by the view at")
+			r.refused(32, []string{"emacs", r.target}, "emacs@1")
 			r.umount(r.target)
+
+			if place == "-o" {
+				return // which is no harm within a path
+			}
+			root := r.Root
+			r.Root = r.Mkdir(place)
+			r.refused(2, []string{"emacs", r.target}, "LEVELFS_ROOT", "must be a clean absolute path")
+			r.Root = root
 		})
 	}
 }

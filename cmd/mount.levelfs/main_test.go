@@ -199,11 +199,11 @@ func TestResolve(t *testing.T) {
 		warning, fail string
 	}{
 		{"fresh", "exit 1", fresh, level, "", ""},
-		{"fresh, but which level?", "echo no >&2; exit 1", fresh, ldapmap.Key{Component: "emacs"}, "", "no"},
-		{"stale, the map answers", "echo '-fstype=levelfs,ro :emacs@1'", stale, level, "", ""},
-		{"stale, the map refuses", "echo gone >&2; exit 1", stale, level, "", "gone"},
-		{"stale, no map", "/nonexistent", stale, level, "using the definition of", ""},
-		{"absent, no map", "/nonexistent", absent, level, "", "/nonexistent"},
+		{"fresh but which level", "echo no >&2; exit 1", fresh, ldapmap.Key{Component: "emacs"}, "", "no"},
+		{"stale and the map answers", "echo '-fstype=levelfs,ro :emacs@1'", stale, level, "", ""},
+		{"stale and the map refuses", "echo gone >&2; exit 1", stale, level, "", "gone"},
+		{"stale and no map", "/nonexistent", stale, level, "using the definition of", ""},
+		{"absent and no map", "/nonexistent", absent, level, "", "/nonexistent"},
 		{"the map leaves no definition", "echo '-fstype=levelfs,ro :emacs@1'", absent, level, "", "its cache has no definition"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
