@@ -130,7 +130,7 @@ func (x *execution) step(ctx context.Context, s Step) error {
 	case OpRecord:
 		return x.record(s.Target)
 	case OpOverlay:
-		return x.overlay()
+		return x.overlay(ctx)
 	case OpUnstage:
 		return x.stage.leave()
 	}
@@ -193,7 +193,7 @@ func (x *execution) makeStage(dir string) (err error) {
 
 // overlay makes the view on the stage, where it is seen by nobody, leaves the
 // stage, notes which device the view is, and attaches it at its target.
-func (x *execution) overlay() error {
+func (x *execution) overlay(ctx context.Context) error {
 	p := x.plan
 	view, err := x.newOverlay()
 	if err != nil {
@@ -215,18 +215,33 @@ func (x *execution) overlay() error {
 	if err := noteView(p.Run, st.Dev, p.Private); err != nil {
 		return err
 	}
-	if err := unix.MoveMount(int(view.Fd()), "", unix.AT_FDCWD, p.Target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("attach at %q: %w", p.Target, err)
+	return x.attach(ctx, view, st.Dev)
+}
+
+// attach puts the view at its target. Two helpers that do so at once for one
+// target would both have found it free: it is looked at again under a lock.
+func (x *execution) attach(ctx context.Context, view *os.File, dev uint64) error {
+	target := x.plan.Target
+	lock, err := lockFile(ctx, filepath.Join(x.plan.Run, "attach.lock"))
+	if err != nil {
+		return err
 	}
-	x.onFailure(func() error { return unix.Unmount(p.Target, unix.UMOUNT_NOFOLLOW) })
+	defer lock.Close()
+	if err := checkTarget(target); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(int(view.Fd()), "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach at %q: %w", target, err)
+	}
+	x.onFailure(func() error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) })
 	// automount turns a helper's success without a mount into 40 runs of it and an
 	// ELOOP for the user: look before saying so.
 	var at unix.Stat_t
-	if err := unix.Stat(p.Target, &at); err != nil {
+	if err := unix.Stat(target, &at); err != nil {
 		return err
 	}
-	if at.Dev != st.Dev {
-		return fmt.Errorf("attached at %q, but something else is mounted there", p.Target)
+	if at.Dev != dev {
+		return fmt.Errorf("attached at %q, but something else is mounted there", target)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -89,6 +90,7 @@ func setUp(b *testing.B) []variant {
 	variants := []variant{
 		{Name: "static file map", tree: start(b, plain, "file", "file:"+static)},
 		{Name: "sh program map", tree: start(b, plain, "sh", "program:"+shell)},
+		{Name: "Go map and helper that decide nothing", tree: start(b, plain, "floor", "program:"+floor(b, plain))},
 	}
 	ldif := testenv.NewMachine(b, "lnx01")
 	ldif.Store = plain.Store
@@ -168,7 +170,7 @@ func rawMaps(b *testing.B, m *testenv.Machine, layers ...testenv.Layer) (file, p
 	var text strings.Builder
 	inMemory(b, m.Path("raw"))
 	for i := range keys {
-		for _, owner := range []string{"static", "shell"} {
+		for _, owner := range []string{"static", "shell", "floor"} {
 			m.Mkdir("raw", owner, key(i), "upper")
 			m.Mkdir("raw", owner, key(i), "work")
 		}
@@ -186,6 +188,25 @@ func rawMaps(b *testing.B, m *testenv.Machine, layers ...testenv.Layer) (file, p
 		}
 	}
 	return file, program
+}
+
+// floor builds the programs of the directory floor, installs the helper and
+// returns the map: no Go map and helper can be quicker.
+func floor(b *testing.B, m *testenv.Machine) string {
+	dir := m.Mkdir("bin")
+	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", dir+"/", "./floor/...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	// The sandbox has a /sbin of its own.
+	if err := exec.Command("cp", filepath.Join(dir, "mount.floor"), "/sbin/mount.floor").Run(); err != nil {
+		b.Fatal(err)
+	}
+	if err := os.Symlink(m.Store.Dir, m.Path("lower")); err != nil {
+		b.Fatal(err)
+	}
+	return filepath.Join(dir, "auto.floor")
 }
 
 func percentile(times []time.Duration, p int) time.Duration {

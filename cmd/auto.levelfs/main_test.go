@@ -1,0 +1,133 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"auto.levelfs": main})
+}
+
+// TestScripts runs testdata/*.txtar, with LEVELFS_ROOT in the script's own
+// directory.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("LEVELFS_ROOT", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits":  exits,
+			"refuse": refuse,
+			"tree":   tree,
+		},
+	})
+}
+
+// exits runs a command and wants that exit status: exits N COMMAND [ARG...].
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N COMMAND [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// refuse is the other half of the map's contract: the key is refused with exit
+// status 1, nothing on standard output, and one line on standard error that has
+// the text: refuse TEXT [KEY...].
+func refuse(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: refuse TEXT [KEY...]")
+	}
+	exits(ts, false, append([]string{"1", "auto.levelfs"}, args[1:]...))
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("standard output %q", out)
+	}
+	line := ts.ReadFile("stderr")
+	if !strings.HasPrefix(line, "auto.levelfs: ") || strings.Count(line, "\n") != 1 || !strings.HasSuffix(line, "\n") {
+		ts.Fatalf("standard error is not one line: %q", line)
+	}
+	if !strings.Contains(line, args[0]) {
+		ts.Fatalf("standard error %q does not say %q", line, args[0])
+	}
+}
+
+// tree lists a directory into a file, with what a change would change: tree DIR FILE.
+func tree(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: tree DIR FILE")
+	}
+	var list bytes.Buffer
+	ts.Check(filepath.WalkDir(ts.MkAbs(args[0]), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&list, path, info.Mode(), info.Size(), info.ModTime().UnixNano())
+		}
+		return err
+	}))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), list.Bytes(), 0o600))
+}
+
+// TestNoOutput: an answer that could not be written is none.
+func TestNoOutput(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("LEVELFS_ROOT", root)
+	dir := filepath.Join(root, "etc/levelfs/inventory.d")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	const text = "dn: cn=vi,dc=test\nobjectClass: levelfsComponent\ncn: vi\nlevelfsDefault: 9\n\n" +
+		"dn: cn=vi@9,dc=test\nobjectClass: levelfsLevel\ncn: vi@9\nlevelfsLayerRef: 00:vi\n\n" +
+		"dn: cn=vi-layer,dc=test\nobjectClass: levelfsLayer\ncn: vi\nlevelfsFSType: dir\n"
+	if err := os.WriteFile(filepath.Join(dir, "vi.ldif"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	if got := run([]string{"vi"}, full{}, &stderr); got != 1 || stderr.String() != "auto.levelfs: no space left on device\n" {
+		t.Errorf("exit status %d, %q", got, stderr.String())
+	}
+	// One write: automount must never see half a line.
+	var stdout writes
+	if got := run([]string{"vi"}, &stdout, io.Discard); got != 0 || len(stdout) != 1 || stdout[0] != "-fstype=levelfs,rw :vi@9\n" {
+		t.Errorf("exit status %d, %q", got, stdout)
+	}
+}
+
+type full struct{}
+
+func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on device") }
+
+type writes []string
+
+func (w *writes) Write(p []byte) (int, error) { *w = append(*w, string(p)); return len(p), nil }
