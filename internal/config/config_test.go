@@ -175,6 +175,10 @@ func TestMistakes(t *testing.T) {
 		{"unclean images", "images = [\"/a/../etc\"]\n", []string{`"/a/../etc"`}},
 		{"slash at the end", "tree = \"/sw/\"\n", []string{`"/sw/"`}},
 		{"empty images", "images = [\"\"]\n", []string{`""`}},
+		{"images with a comma", "images = [\"/a,suid\"]\n", []string{`"/a,suid"`}}, // overlayfs's separator
+		{"images with a colon", "images = [\"/a:b\"]\n", []string{`"/a:b"`}},
+		{"tree with a blank", "tree = \"/s w\"\n", []string{`"/s w"`}},
+		{"tree with a newline", "tree = \"/s\\nw\"\n", []string{`"/s\nw"`}},
 		{"ldif without a path", "[[source]]\ntype = \"ldif\"\n", []string{"source 1", "path"}},
 		{"relative ldif", "[[source]]\ntype = \"ldif\"\npath = \"inventory.d\"\n", []string{"source 1", `"inventory.d"`, "absolute"}},
 		{"second source", "[[source]]\ntype = \"ldif\"\npath = \"/a\"\n[[source]]\ntype = \"nis\"\n", []string{"source 2", `"nis"`}},

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/levelfs/levelfs/mounter"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"levelfs": main})
+}
+
+// TestScripts runs testdata/*.txtar, one topic a file, with LEVELFS_ROOT in the
+// script's own directory.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("LEVELFS_ROOT", env.WorkDir)
+			env.Setenv("TZ", "UTC")
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "views" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			views, err := mounter.Views()
+			return len(views) > 0, err
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"exits": exits,
+			"tree":  tree,
+		},
+	})
+}
+
+// exits runs a command and wants that exit status: exits N COMMAND [ARG...].
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits N COMMAND [ARG...]")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status %d, want %d", got, want)
+	}
+}
+
+// tree lists the script's directory into a file outside of it, with what a change
+// would change, under a name: tree NAME. A second listing under that name has to
+// be the same.
+func tree(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tree NAME")
+	}
+	var list bytes.Buffer
+	ts.Check(filepath.WalkDir(ts.Getenv("WORK"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			fmt.Fprintln(&list, path, info.Mode(), info.Size(), info.ModTime().UnixNano())
+		}
+		return err
+	}))
+	key := "TREE_" + args[0]
+	if before := ts.Getenv(key); before == "" {
+		ts.Setenv(key, list.String())
+	} else if before != list.String() {
+		ts.Fatalf("the directory has changed; before:\n%safter:\n%s", before, list.String())
+	}
+}
+
+// TestNoOutput is what a script cannot do: standard output that takes nothing.
+func TestNoOutput(t *testing.T) {
+	t.Setenv("LEVELFS_ROOT", t.TempDir())
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	var stderr bytes.Buffer
+	if got := run([]string{"status", "--json"}, nil, full, &stderr); got != exitFailed || !bytes.Contains(stderr.Bytes(), []byte("no space left")) {
+		t.Errorf("exit status %d, %q", got, stderr.String())
+	}
+}
