@@ -60,6 +60,7 @@ type execution struct {
 	images  map[int]*os.File // layer index -> open image
 	lock    *os.File         // the private layer's
 	stage   *stage
+	loops   *loopDevices              // nil before the first image
 	undo    []func(failed bool) error // in the order in which the things were done
 }
 
@@ -139,7 +140,15 @@ func (x *execution) step(ctx context.Context, s Step) error {
 
 func (x *execution) mountImage(ctx context.Context, s Step) error {
 	l := x.plan.Layers[s.Layer]
-	loop, err := attachLoop(ctx, x.images[s.Layer], x.plan.Run)
+	if x.loops == nil {
+		loops, err := lockLoops(ctx, x.plan.Run)
+		if err != nil {
+			return fmt.Errorf("loop devices: %w", err)
+		}
+		x.loops = loops
+		x.finally(loops.unlock)
+	}
+	loop, err := x.loops.attach(ctx, x.images[s.Layer])
 	if err != nil {
 		return fmt.Errorf("loop device for %q: %w", s.Path, err)
 	}
@@ -195,6 +204,11 @@ func (x *execution) makeStage(dir string) (err error) {
 // stage, notes which device the view is, and attaches it at its target.
 func (x *execution) overlay(ctx context.Context) error {
 	p := x.plan
+	if x.loops != nil {
+		if err := x.loops.unlock(); err != nil { // all layers are mounted
+			return err
+		}
+	}
 	view, err := x.newOverlay()
 	if err != nil {
 		return err

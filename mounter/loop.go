@@ -11,27 +11,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attachLoop returns an open loop device (loop(4)) over the image: the one that
-// is set up for it already, or a new one, read-only, with direct I/O and
-// autoclear. One device per image makes one superblock and one page cache of it,
-// however many views use it; direct I/O keeps the image itself out of the page
-// cache; autoclear frees the device with its last user, so that a crash at any
-// point leaves none.
-//
-// The caller keeps the file open until the device is mounted.
-func attachLoop(ctx context.Context, image *os.File, run string) (*os.File, error) {
-	// Two helpers that look at once would both find none and make two.
+// loopDevices are the machine's loop devices (loop(4)), locked against other
+// helpers: two that look at once would both find none over an image and make two.
+// They are listed once for all layers of a view, since there can be hundreds.
+type loopDevices struct {
+	lock *os.File
+	over map[string][]string // last element of the backing file's name -> devices
+}
+
+// lockLoops takes the lock and lists the devices in use.
+func lockLoops(ctx context.Context, run string) (*loopDevices, error) {
 	lock, err := lockFile(ctx, filepath.Join(run, "loop.lock"))
 	if err != nil {
 		return nil, err
 	}
-	defer lock.Close()
+	d := &loopDevices{lock: lock, over: make(map[string][]string)}
+	devices, err := os.ReadDir("/sys/block")
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	for _, device := range devices {
+		if !strings.HasPrefix(device.Name(), "loop") {
+			continue
+		}
+		// A free device has no such file. The image may have been opened by another
+		// path, so only the last element is compared; what decides is the inode.
+		text, err := os.ReadFile("/sys/block/" + device.Name() + "/loop/backing_file")
+		if err == nil {
+			base := filepath.Base(strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)"))
+			d.over[base] = append(d.over[base], "/dev/"+device.Name())
+		}
+	}
+	return d, nil
+}
+
+// unlock lets other helpers go on. Again, it does nothing.
+func (d *loopDevices) unlock() error {
+	if d.lock == nil {
+		return nil
+	}
+	lock := d.lock
+	d.lock = nil
+	return lock.Close()
+}
+
+// attach returns an open loop device over the image: the one that is set up for it
+// already, or a new one, read-only, with direct I/O and autoclear. One device per
+// image makes one superblock and one page cache of it, however many views use it;
+// direct I/O keeps the image itself out of the page cache; autoclear frees the
+// device with its last user, so that a crash at any point leaves none.
+//
+// The caller keeps the file open until the device is mounted.
+func (d *loopDevices) attach(ctx context.Context, image *os.File) (*os.File, error) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(image.Fd()), &st); err != nil {
 		return nil, err
 	}
-	if loop := findLoop(image.Name(), &st); loop != nil {
-		return loop, nil
+	for _, device := range d.over[filepath.Base(image.Name())] {
+		if loop := openIfOver(device, &st); loop != nil {
+			return loop, nil
+		}
 	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
@@ -62,31 +101,18 @@ func attachLoop(ctx context.Context, image *os.File, run string) (*os.File, erro
 	}
 }
 
-// findLoop returns an open loop device that is set up over the whole of the
-// image, read-only, or nil. Once it is open, autoclear does not take it away.
-func findLoop(name string, image *unix.Stat_t) *os.File {
-	devices, _ := os.ReadDir("/sys/block")
-	for _, d := range devices {
-		if !strings.HasPrefix(d.Name(), "loop") {
-			continue
-		}
-		// A quick look at the name first; the file may have been opened by another
-		// path, so only the last element counts. A free device has no such file.
-		text, err := os.ReadFile("/sys/block/" + d.Name() + "/loop/backing_file")
-		backing := strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)")
-		if err != nil || filepath.Base(backing) != filepath.Base(name) {
-			continue
-		}
-		loop, err := os.Open("/dev/" + d.Name())
-		if err != nil {
-			continue
-		}
-		info, err := unix.IoctlLoopGetStatus64(int(loop.Fd()))
-		if err == nil && info.Device == uint64(image.Dev) && info.Inode == image.Ino &&
-			info.Offset == 0 && info.Sizelimit == 0 && info.Flags&unix.LO_FLAGS_READ_ONLY != 0 {
-			return loop
-		}
-		loop.Close()
+// openIfOver opens the device and returns it if it is set up over the whole of the
+// image, read-only. Once it is open, autoclear does not take it away.
+func openIfOver(device string, image *unix.Stat_t) *os.File {
+	loop, err := os.Open(device)
+	if err != nil {
+		return nil
 	}
+	info, err := unix.IoctlLoopGetStatus64(int(loop.Fd()))
+	if err == nil && info.Device == uint64(image.Dev) && info.Inode == image.Ino &&
+		info.Offset == 0 && info.Sizelimit == 0 && info.Flags&unix.LO_FLAGS_READ_ONLY != 0 {
+		return loop
+	}
+	loop.Close()
 	return nil
 }
