@@ -98,6 +98,7 @@ func TestDecodeLevel(t *testing.T) {
 		{"layer with a comma", []string{"levelfsLayerRef: 00:a,b"}, "levelfsLayerRef"},
 		{"one number twice", []string{"levelfsLayerRef: 0:a", "levelfsLayerRef: 00:b"}, "levelfsLayerRef"},
 		{"one layer twice", []string{"levelfsLayerRef: 0:a", "levelfsLayerRef: 1:a"}, "levelfsLayerRef"},
+		{"two states", []string{"levelfsLayerRef: 0:a", "levelfsState: draft", "levelfsState: released"}, "levelfsState"},
 		{"state", []string{"levelfsLayerRef: 0:a", "levelfsState: shipped"}, "levelfsState"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -136,6 +137,7 @@ func TestDecodeLayer(t *testing.T) {
 		{"long digest", []string{"levelfsFSType: erofs", "levelfsDigest: sha256:" + strings.Repeat("0", 65)}, "levelfsDigest"},
 		{"digest with a slash", []string{"levelfsFSType: erofs", "levelfsDigest: sha256:" + strings.Repeat("0", 63) + "/"}, "levelfsDigest"},
 		{"dir with a digest", []string{"levelfsFSType: dir", digest}, "levelfsDigest"},
+		{"two digests", image(digest), "levelfsDigest"},
 		{"size", image("levelfsSize: big"), "levelfsSize"},
 		{"no size", image("levelfsSize: 0"), "levelfsSize"},
 		{"negative size", image("levelfsSize: -1"), "levelfsSize"},

@@ -535,7 +535,9 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 	return nil
 }
 
-// profile returns the profile of that name from the first source that has it.
+// profile returns the profile of that name from the first source that has one which
+// speaks of the component or includes others: the rest are not fetched, and say
+// nothing here.
 func (l *lookup) profile(name string) (Entry, bool) {
 	for _, f := range l.found {
 		for _, p := range f.profiles {

@@ -482,6 +482,7 @@ func TestGroups(t *testing.T) {
 	}{
 		{"of the user", caller("cn=g,ou=groups", "groupOfNames", "emacs=1", "member: UID=Ann , ou=People"), RankUserGroup},
 		{"of the user, by name", caller("cn=g,ou=groups", "posixGroup", "emacs=1", "memberUid: ann"), RankUserGroup},
+		{"of the user, by name, of no POSIX class", caller("cn=g,ou=groups", "groupOfNames", "emacs=1", "memberUid: ann"), RankUserGroup},
 		{"of the host", caller("cn=g,ou=groups", "groupOfUniqueNames", "emacs=1", "uniqueMember: "+hostDN), RankHostGroup},
 		{"of both", caller("cn=g,ou=groups", "groupOfNames", "emacs=1", "member: "+hostDN, "member: "+userDN), RankUserGroup},
 	} {

@@ -18,6 +18,7 @@ func newLayer(log *logrus.Logger) *cobra.Command {
 		Use:   "layer",
 		Short: "Make layers",
 		Args:  cobra.NoArgs,
+		RunE:  needsVerb,
 	}
 	cmd.AddCommand(newLayerBuild(log))
 	return cmd
@@ -56,13 +57,13 @@ EXIT STATUS
 	cmd.Flags().StringVar(&o.name, "name", "", "the layer's name (default: the image's, without its suffix)")
 	cmd.Flags().StringVar(&o.base, "base", "dc=example,dc=org", "the DN below which the entry goes, in ou=layers")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON instead of LDIF")
-	if err := cmd.MarkFlagRequired("output"); err != nil {
-		panic(err) // the flag is three lines above
-	}
 	return cmd
 }
 
 func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *logrus.Logger) error {
+	if o.output == "" {
+		return &usageError{"levelfs layer build needs -o IMAGE"}
+	}
 	if o.name == "" {
 		o.name = strings.TrimSuffix(filepath.Base(o.output), filepath.Ext(o.output))
 	}

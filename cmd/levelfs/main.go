@@ -64,7 +64,8 @@ EXIT STATUS
 		return exitOK
 	}
 	fmt.Fprintf(stderr, "levelfs: error: %v\n", err)
-	if !understood {
+	var usage *usageError
+	if !understood || errors.As(err, &usage) {
 		fmt.Fprintln(stderr, "levelfs: hint: levelfs --help lists the verbs, levelfs VERB --help their options")
 		return exitUsage
 	}
@@ -72,6 +73,16 @@ EXIT STATUS
 		fmt.Fprintf(stderr, "levelfs: hint: %s\n", hint)
 	}
 	return exitFailed
+}
+
+// A usageError is a command line that cobra lets through.
+type usageError struct{ text string }
+
+func (e *usageError) Error() string { return e.text }
+
+// needsVerb is what a verb of verbs does when none is given.
+func needsVerb(cmd *cobra.Command, _ []string) error {
+	return &usageError{fmt.Sprintf("%q needs one of its verbs", cmd.CommandPath())}
 }
 
 // release is set when packages are built (-X main.release=…).

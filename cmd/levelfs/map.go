@@ -20,6 +20,7 @@ func newMap(log *logrus.Logger) *cobra.Command {
 		Use:   "map",
 		Short: "Write autofs maps from the inventory",
 		Args:  cobra.NoArgs,
+		RunE:  needsVerb,
 	}
 	cmd.AddCommand(newMapDirect(log))
 	return cmd

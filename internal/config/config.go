@@ -55,8 +55,9 @@ type Source struct {
 	Insecure bool     `toml:"insecure"` // ldap: allow ldap:// in the clear to other machines
 }
 
-// A Duration is written as "2s" or "500ms".
-type Duration time.Duration
+// A Duration is written as "2s" or "500ms". It is a struct so that TOML's numbers,
+// which have no unit, are refused.
+type Duration struct{ time.Duration }
 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (d *Duration) UnmarshalText(text []byte) error {
@@ -64,7 +65,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	if err != nil || v <= 0 {
 		return fmt.Errorf("%q: must be a duration such as 2s", text)
 	}
-	*d = Duration(v)
+	d.Duration = v
 	return nil
 }
 

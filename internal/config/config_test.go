@@ -101,7 +101,7 @@ insecure = true
 		Tree: "/software", Map: "/usr/local/libexec/auto.levelfs",
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
-			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration(1500 * time.Millisecond),
+			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},
 				StartTLS: true, CA: "/etc/ssl/ca.pem", Insecure: true},
 		},
 		root: got.root,
@@ -139,7 +139,7 @@ func TestDelivered(t *testing.T) {
 	if c, err = load(t, strings.Join(lines, "")); err != nil {
 		t.Fatalf("with all that is commented out: %v", err)
 	}
-	if len(c.Sources) != 2 || c.Host == "" || c.Images == nil || c.Sources[1].Timeout == 0 {
+	if len(c.Sources) != 2 || c.Host == "" || c.Images == nil || c.Sources[1].Timeout.Duration == 0 {
 		t.Errorf("with all that is commented out: %+v", c)
 	}
 }
@@ -268,7 +268,7 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		for _, s := range c.Sources {
-			if s.Type != "ldif" && s.Type != "ldap" || s.Timeout < 0 {
+			if s.Type != "ldif" && s.Type != "ldap" || s.Timeout.Duration < 0 {
 				t.Errorf("source %+v", s)
 			}
 		}

@@ -3,7 +3,6 @@ package inventory
 
 import (
 	"errors"
-	"time"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -23,7 +22,7 @@ func Open(c *config.Config) (*Inventory, error) {
 			inv.Sources = append(inv.Sources, ldifsource.New(s.Path))
 		case "ldap":
 			source, err := ldapsource.New(ldapsource.Config{
-				URIs: s.URI, Base: s.Base, Timeout: time.Duration(s.Timeout),
+				URIs: s.URI, Base: s.Base, Timeout: s.Timeout.Duration,
 				StartTLS: s.StartTLS, CAFile: s.CA, Insecure: s.Insecure,
 			})
 			if err != nil {

@@ -23,7 +23,7 @@ func TestOpen(t *testing.T) {
 	}
 	inv, err := Open(&config.Config{Sources: []config.Source{
 		{Type: "ldif", Path: dir},
-		{Type: "ldap", URI: []string{"ldap://127.0.0.1:1", "ldaps://ldap.invalid"}, Base: "dc=test", Timeout: config.Duration(time.Second)},
+		{Type: "ldap", URI: []string{"ldap://127.0.0.1:1", "ldaps://ldap.invalid"}, Base: "dc=test", Timeout: config.Duration{Duration: time.Second}},
 		{Type: "ldif", Path: "/nonexistent"},
 	}})
 	if err != nil {

@@ -153,8 +153,16 @@ func parse(text []byte) ([]ldapmap.Entry, error) {
 // refuseURLs refuses values that are given as URLs ("attribute:< file:///…"): the
 // library would read any file of the machine into the inventory.
 func refuseURLs(text []byte) error {
-	unfolded := strings.NewReplacer("\r\n ", "", "\n ", "").Replace(string(text))
-	for line := range strings.Lines(unfolded) {
+	var unfolded strings.Builder
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimRight(line, "\r\n")
+		if continued, ok := strings.CutPrefix(line, " "); ok {
+			unfolded.WriteString(continued)
+		} else {
+			unfolded.WriteString("\n" + line)
+		}
+	}
+	for line := range strings.Lines(unfolded.String()) {
 		if attr, value, ok := strings.Cut(line, ":"); ok && strings.HasPrefix(value, "<") && !strings.HasPrefix(attr, "#") {
 			return fmt.Errorf("%s: a value by URL (:<) is not read", attr)
 		}
