@@ -66,7 +66,7 @@ type planReport struct {
 func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
 	key, err := ldapmap.ParseKey(arg)
 	if err != nil {
-		return err
+		return &usageError{err.Error()}
 	}
 	c, err := config.Load()
 	if err != nil {

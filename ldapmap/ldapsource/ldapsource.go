@@ -225,7 +225,6 @@ func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*lda
 	}
 	conn := ldap.NewConn(nc, u.Scheme == "ldaps")
 	conn.Start()
-	conn.SetTimeout(time.Until(deadline))
 	if u.Scheme == "ldap" && s.config.StartTLS {
 		config, err := s.tlsConfig(u.Hostname())
 		if err == nil {
