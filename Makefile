@@ -48,7 +48,7 @@ demo: ## two machines, two levels, one private change (as root; INVENTORY=ldap f
 .PHONY: test
 test: ## all tests, with real automount, slapd and overlayfs where run as root
 	@scripts/need $(TEST_NEEDS)
-	$(GO) test -race -timeout 20m ./...
+	$(GO) test -race -count=1 -timeout 20m ./...
 
 # What the tests run against. Without root, those that need it are skipped; with
 # LEVELFS_TEST_REQUIRE=all a skip is a failure.
