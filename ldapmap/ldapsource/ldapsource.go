@@ -103,7 +103,8 @@ func (s *Source) Close() error {
 // Search implements [ldapmap.Source]. A server that does not answer, at any point,
 // is given up for the next one.
 func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, attrs []string) ([]ldapmap.Entry, error) {
-	request := ldap.NewSearchRequest(s.config.Base, ldap.ScopeWholeSubtree, ldap.DerefAlways,
+	// Aliases are not followed, as is ldap.conf(5)'s default.
+	request := ldap.NewSearchRequest(s.config.Base, ldap.ScopeWholeSubtree, ldap.NeverDerefAliases,
 		sizeLimit, 0, false, filter(terms), attrs, nil)
 	var failures []error
 	for ; s.server < len(s.servers); s.server++ {
