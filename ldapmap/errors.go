@@ -74,3 +74,17 @@ func (e *UnavailableError) Error() string {
 	return fmt.Sprintf("inventory %s is not available: %v", e.Source, e.Err)
 }
 func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// An UnusableError is a level that must not be run, or not by this way of asking.
+type UnusableError struct {
+	Level     string // full name
+	Reason    string
+	Successor string // full name of the level to run instead, or ""
+}
+
+func (e *UnusableError) Error() string {
+	if e.Successor == "" {
+		return fmt.Sprintf("level %q %s", e.Level, e.Reason)
+	}
+	return fmt.Sprintf("level %q %s; its successor is %q", e.Level, e.Reason, e.Successor)
+}

@@ -5,6 +5,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Object classes and attributes of packaging/schema, as they are sent. Decoding
@@ -17,6 +18,7 @@ const (
 	classProfile   = "levelfsProfile"
 
 	attrAssignment = "levelfsAssignment"
+	attrMandatory  = "levelfsMandatory"
 	attrProfileRef = "levelfsProfileRef"
 )
 
@@ -46,6 +48,10 @@ type Level struct {
 	Name   string   `json:"name"`   // "emacs@29.4-1"
 	Layers []string `json:"layers"` // layer names, topmost first
 	State  string   `json:"state"`  // draft, test, released, retired
+	// NotBefore and NotAfter bound when it may be run; zero: no bound.
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	NotAfter  time.Time `json:"notAfter,omitzero"`
+	Successor string    `json:"successor,omitempty"` // level to run instead of a retired one
 }
 
 // A Layer is one read-only file system image.
@@ -103,11 +109,36 @@ func decodeComponent(e Entry, name string) (Component, error) {
 	return c, nil
 }
 
+// time reads a generalizedTime (RFC 4517, section 3.3.13), the zero time if the
+// entry has none.
+func (e Entry) time(attr string) (time.Time, error) {
+	value := e.First(strings.ToLower(attr))
+	if value == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{"20060102150405Z0700", "200601021504Z0700", "2006010215Z0700"} {
+		if t, err := time.Parse(layout, value); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, e.invalid(attr, value, "a generalizedTime such as 20270101000000Z")
+}
+
 func decodeLevel(e Entry, name string) (Level, error) {
-	if err := e.single("levelfsState"); err != nil {
+	if err := e.single("levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor"); err != nil {
 		return Level{}, err
 	}
-	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate"))}
+	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate")), Successor: e.First("levelfssuccessor")}
+	var err error
+	if l.NotBefore, err = e.time("levelfsNotBefore"); err != nil {
+		return l, err
+	}
+	if l.NotAfter, err = e.time("levelfsNotAfter"); err != nil {
+		return l, err
+	}
+	if l.Successor != "" && !validName(l.Successor, "._+~-") {
+		return l, e.invalid("levelfsSuccessor", l.Successor, "a level name such as 29.4-1")
+	}
 	switch l.State {
 	case "":
 		l.State = "released"

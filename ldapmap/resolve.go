@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A Query is what a lookup asks.
@@ -41,8 +42,11 @@ type Rule struct {
 	DN     string   `json:"dn,omitempty"`    // the entry that says it
 	Via    []string `json:"via,omitempty"`   // profiles on the way, outermost first
 	Level  string   `json:"level,omitempty"` // what it says; "" if it says nothing
-	Won    bool     `json:"won"`
-	Reason string   `json:"reason"` // why it won or lost
+	// Mandatory rules go before all others, and a later source's before an earlier
+	// one's: a central inventory decides, whatever a local one says.
+	Mandatory bool   `json:"mandatory,omitempty"`
+	Won       bool   `json:"won"`
+	Reason    string `json:"reason"` // why it won or lost
 
 	rank, source int
 }
@@ -77,7 +81,10 @@ func rankOf(name string) int {
 
 // A Resolver looks levels up in its sources. An earlier source goes before a
 // later one at the same rank, so that a local source can override a central one.
-type Resolver struct{ Sources []Source }
+type Resolver struct {
+	Sources []Source
+	Now     func() time.Time // for validity windows; nil: time.Now
+}
 
 // Resolve answers the query. The Resolution is returned even with an error, as
 // far as it got, so that a dry run can show the trail that led there.
@@ -110,6 +117,13 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if res.Level, err = l.level(res.Component.Name+"@"+winner.Level, winner.DN); err != nil {
 		return res, err
 	}
+	now := time.Now
+	if r.Now != nil {
+		now = r.Now
+	}
+	if err := usable(res.Level, winner, now()); err != nil {
+		return res, err
+	}
 	for _, name := range res.Level.Layers {
 		layer, err := l.layer(name, res.Level.DN)
 		if err != nil {
@@ -118,6 +132,32 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		res.Layers = append(res.Layers, layer)
 	}
 	return res, nil
+}
+
+// usable refuses a level that is retired or outside its validity window, and one
+// that is not released yet unless the caller asks for it: by its name, on the
+// caller's own entry, or through a profile. A default or a group would give it to
+// callers who did not.
+func usable(l Level, by Rule, now time.Time) error {
+	component, _, _ := strings.Cut(l.Name, "@")
+	refuse := func(reason string) error {
+		err := &UnusableError{Level: l.Name, Reason: reason}
+		if l.Successor != "" {
+			err.Successor = component + "@" + l.Successor
+		}
+		return err
+	}
+	switch {
+	case l.State == "retired":
+		return refuse("is retired")
+	case !l.NotBefore.IsZero() && now.Before(l.NotBefore):
+		return refuse("may not be run before " + l.NotBefore.Format(time.RFC3339))
+	case !l.NotAfter.IsZero() && now.After(l.NotAfter):
+		return refuse("may not be run after " + l.NotAfter.Format(time.RFC3339))
+	case l.State != "released" && (by.Rank == RankDefault || by.Rank == RankHostGroup || by.Rank == RankUserGroup):
+		return refuse(fmt.Sprintf("is in state %s, and only the %s names it", l.State, by.Rank))
+	}
+	return nil
 }
 
 // Components returns every component of the inventory by name, in one search
@@ -169,9 +209,15 @@ type found struct {
 // the component, its levels, and the profiles that speak of it or include others.
 func (l *lookup) first(ctx context.Context) error {
 	key := l.query.Key
+	// A host is known by its short name or by its full one, whichever asks.
 	names := []string{l.query.Host}
-	if short, _, ok := strings.Cut(l.query.Host, "."); ok {
+	short, _, full := strings.Cut(l.query.Host, ".")
+	hostNames := anyOf("cn", l.query.Host)
+	if full {
 		names = append(names, short)
+		hostNames = anyOf("cn", names...)
+	} else {
+		hostNames = append(hostNames, Test{Attr: "cn", Op: Prefix, Value: short + "."})
 	}
 	levels := Test{Attr: "cn", Op: Prefix, Value: key.Component + "@"}
 	if key.Level != "" {
@@ -183,9 +229,10 @@ func (l *lookup) first(ctx context.Context) error {
 	}
 	if key.Level == "" {
 		terms = append(terms,
-			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, anyOf("cn", names...)},
+			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, hostNames},
 			Term{class(classProfile), {
 				{Attr: attrAssignment, Op: Prefix, Value: key.Component + "="},
+				{Attr: attrMandatory, Op: Prefix, Value: key.Component + "="},
 				{Attr: attrProfileRef, Op: Present},
 			}})
 		if l.query.User != "" {
@@ -208,7 +255,7 @@ func (l *lookup) first(ctx context.Context) error {
 				f.levels = append(f.levels, e)
 			case e.Is(classProfile):
 				f.profiles = append(f.profiles, e)
-			case isHost(e) && slices.ContainsFunc(names, func(n string) bool { return hasValue(e, "cn", n) }):
+			case isHost(e) && isNamed(e, names, !full):
 				f.hosts = append(f.hosts, e)
 			case isUser(e) && hasValue(e, "uid", l.query.User):
 				f.users = append(f.users, e)
@@ -222,6 +269,16 @@ func (l *lookup) first(ctx context.Context) error {
 
 func isHost(e Entry) bool { return e.Is("device") || e.Is("ipHost") }
 func isUser(e Entry) bool { return e.Is("posixAccount") || e.Is("inetOrgPerson") }
+
+// isNamed reports whether the entry's cn is one of the names, or, if asked, the
+// first of them with a domain behind it.
+func isNamed(e Entry, names []string, anyDomain bool) bool {
+	return slices.ContainsFunc(e.Attrs["cn"], func(cn string) bool {
+		short, _, full := strings.Cut(cn, ".")
+		return anyDomain && full && strings.EqualFold(short, names[0]) ||
+			slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(cn, n) })
+	})
+}
 
 // hasValue compares as cn and uid do: without regard to case.
 func hasValue(e Entry, attr, value string) bool {
@@ -428,10 +485,22 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 		}
 	}
 	slices.SortStableFunc(trail, func(a, b Rule) int {
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.source, b.source),
-			cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
+		return cmp.Or(a.compare(b), cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
 	})
 	return judge(trail, c.Name, l.query.Host)
+}
+
+// compare is negative if a goes before b.
+func (a Rule) compare(b Rule) int {
+	switch {
+	case a.Mandatory && !b.Mandatory:
+		return -1
+	case b.Mandatory && !a.Mandatory:
+		return 1
+	case a.Mandatory:
+		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.source, a.source))
+	}
+	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.source, b.source))
 }
 
 // judge marks the first rule of the ordered trail that names a level as the
@@ -448,8 +517,12 @@ func judge(trail []Rule, component, host string) ([]Rule, Rule, error) {
 		case r.Reason != "":
 		case r.Level == "":
 			r.Reason = "says nothing of " + component
+		case r.Mandatory != trail[first].Mandatory:
+			r.Reason = "a mandatory rule answered"
 		case r.rank != trail[first].rank:
 			r.Reason = "a more specific rule answered"
+		case r.source != trail[first].source && r.Mandatory:
+			r.Reason = "a later source's mandatory rule answered at this rank"
 		case r.source != trail[first].source:
 			r.Reason = "an earlier source answered at this rank"
 		case r.Level == trail[first].Level:
@@ -482,16 +555,16 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 			return nil, err
 		}
 		if len(own) == 0 {
-			own = []string{""}
+			own = []assignment{{}}
 		}
-		for _, level := range own {
+		for _, a := range own {
 			r := rule
-			r.Rank, r.rank, r.Level = direct, rankOf(direct), level
+			r.Rank, r.rank, r.Level, r.Mandatory = direct, rankOf(direct), a.level, a.mandatory
 			rules = append(rules, r)
 		}
-		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, level string) {
+		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, a assignment) {
 			r := rule
-			r.Rank, r.rank, r.Level, r.Via = byProfile, rankOf(byProfile), level, via
+			r.Rank, r.rank, r.Level, r.Mandatory, r.Via = byProfile, rankOf(byProfile), a.level, a.mandatory, via
 			rules = append(rules, r)
 		})
 		if err != nil {
@@ -504,7 +577,7 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 // walkProfiles calls say for each assignment of the component in the profiles
 // that e refers to, and in those that they include. A profile that is reached by
 // two ways speaks once.
-func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, level string)) error {
+func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, a assignment)) error {
 	for _, name := range e.Attrs["levelfsprofileref"] {
 		if !validName(name, "._+-") {
 			return e.invalid(attrProfileRef, name, "the name of a profile")
@@ -521,12 +594,12 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 		if !ok {
 			continue // it says nothing of the component and includes none, or is not there
 		}
-		levels, err := l.assignments(profile)
+		assignments, err := l.assignments(profile)
 		if err != nil {
 			return err
 		}
-		for _, level := range levels {
-			say(chain, level)
+		for _, a := range assignments {
+			say(chain, a)
 		}
 		if err := l.walkProfiles(profile, chain, seen, say); err != nil {
 			return err
@@ -549,18 +622,26 @@ func (l *lookup) profile(name string) (Entry, bool) {
 	return Entry{}, false
 }
 
-// assignments returns the levels that the entry assigns to the component.
-func (l *lookup) assignments(e Entry) ([]string, error) {
-	var levels []string
-	for _, v := range e.Attrs["levelfsassignment"] {
-		component, level, _ := strings.Cut(v, "=")
-		if component != l.query.Key.Component {
-			continue
+// An assignment is one value that assigns a level of the component.
+type assignment struct {
+	level     string
+	mandatory bool
+}
+
+// assignments returns what the entry assigns to the component.
+func (l *lookup) assignments(e Entry) ([]assignment, error) {
+	var found []assignment
+	for _, attr := range []string{attrMandatory, attrAssignment} {
+		for _, v := range e.Attrs[strings.ToLower(attr)] {
+			component, level, _ := strings.Cut(v, "=")
+			if component != l.query.Key.Component {
+				continue
+			}
+			if !validName(level, "._+~-") {
+				return nil, e.invalid(attr, v, "COMPONENT=LEVEL")
+			}
+			found = append(found, assignment{level: level, mandatory: attr == attrMandatory})
 		}
-		if !validName(level, "._+~-") {
-			return nil, e.invalid(attrAssignment, v, "COMPONENT=LEVEL")
-		}
-		levels = append(levels, level)
 	}
-	return levels, nil
+	return found, nil
 }

@@ -85,8 +85,8 @@ func attributes() []string {
 	return []string{
 		"objectClass", "cn", "uid", "description",
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate",
-		"levelfsLayerRef", "levelfsState",
+		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage",
-		attrAssignment, attrProfileRef,
+		attrAssignment, attrMandatory, attrProfileRef,
 	}
 }

@@ -22,10 +22,15 @@ func hintFor(err error) string {
 		config    *ldapmap.ConfigError
 		down      *ldapmap.UnavailableError
 		location  *view.LocationError
+		unusable  *ldapmap.UnusableError
 	)
 	switch {
 	case errors.As(err, &noLevel):
 		return fmt.Sprintf("add \"levelfsAssignment: %s=LEVEL\" to the host's entry, or give the component a levelfsDefault", noLevel.Component)
+	case errors.As(err, &unusable) && unusable.Successor != "":
+		return fmt.Sprintf("assign %s instead", unusable.Successor)
+	case errors.As(err, &unusable):
+		return fmt.Sprintf("assign another level, or change the state or the validity of %s", unusable.Level)
 	case errors.As(err, &notFound):
 		return fmt.Sprintf("add the %s to the inventory, or correct the name where it is used", notFound.What)
 	case errors.As(err, &ambiguous):
