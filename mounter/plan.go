@@ -24,13 +24,16 @@ func overlayOptions() []string {
 
 // A Request says which view is wanted, in full: planning looks nothing up.
 type Request struct {
-	Name    string   // of the level: "emacs@29.4-1"
-	Target  string   // absolute path of the mount point
-	Layers  []Layer  // topmost first
-	Private *Private // nil: the view is read-only
-	Flags   []string // mount flags by their mount(8) names; nodev is added
-	Run     string   // directory for what does not outlive a boot
-	Cache   string   // directory for what can be had again
+	Name   string  // of the level: "emacs@29.4-1"
+	Target string  // absolute path of the mount point
+	Layers []Layer // topmost first
+	// Released says that the level never changes: one of this name with other
+	// layers than it had is refused.
+	Released bool
+	Private  *Private // nil: the view is read-only
+	Flags    []string // mount flags by their mount(8) names; nodev is added
+	Run      string   // directory for what does not outlive a boot
+	Cache    string   // directory for what can be had again
 }
 
 // A Layer is one read-only layer as it is on this machine.
@@ -76,17 +79,19 @@ func (p *Private) lock() string  { return filepath.Join(p.Dir, "lock") }
 
 // A Plan is a view that could be mounted, as pure data.
 type Plan struct {
-	Name    string   `json:"name"`   // "emacs@29.4-1"
-	Source  string   `json:"source"` // as mountinfo will show it
-	Target  string   `json:"target"`
-	Layers  []Layer  `json:"layers"` // topmost first
-	Private *Private `json:"private,omitempty"`
-	Flags   []string `json:"flags"`   // of the mount
-	Options []string `json:"options"` // of overlayfs, layers excluded
-	Stage   string   `json:"stage"`   // where the layers are mounted, visible to the helper only
-	Run     string   `json:"run"`
-	Cache   string   `json:"cache"`
-	Steps   []Step   `json:"steps"`
+	Name   string  `json:"name"`   // "emacs@29.4-1"
+	Source string  `json:"source"` // as mountinfo will show it
+	Target string  `json:"target"`
+	Layers []Layer `json:"layers"` // topmost first
+	// Released: the level never changes.
+	Released bool     `json:"released"`
+	Private  *Private `json:"private,omitempty"`
+	Flags    []string `json:"flags"`   // of the mount
+	Options  []string `json:"options"` // of overlayfs, layers excluded
+	Stage    string   `json:"stage"`   // where the layers are mounted, visible to the helper only
+	Run      string   `json:"run"`
+	Cache    string   `json:"cache"`
+	Steps    []Step   `json:"steps"`
 }
 
 // A Step is one thing to do. What it does it to is in the Plan: Layer is an index
@@ -157,16 +162,17 @@ func Build(r Request) (*Plan, error) {
 		names[l.Name], contents[content] = true, l.Name
 	}
 	p := &Plan{
-		Name:    r.Name,
-		Source:  SourcePrefix + r.Name,
-		Target:  r.Target,
-		Layers:  r.Layers,
-		Private: r.Private,
-		Flags:   append([]string{"nodev"}, r.Flags...),
-		Options: overlayOptions(),
-		Stage:   filepath.Join(r.Run, "layers"),
-		Run:     r.Run,
-		Cache:   r.Cache,
+		Name:     r.Name,
+		Source:   SourcePrefix + r.Name,
+		Target:   r.Target,
+		Layers:   r.Layers,
+		Released: r.Released,
+		Private:  r.Private,
+		Flags:    append([]string{"nodev"}, r.Flags...),
+		Options:  overlayOptions(),
+		Stage:    filepath.Join(r.Run, "layers"),
+		Run:      r.Run,
+		Cache:    r.Cache,
 	}
 	if p.Private == nil {
 		p.Flags = append([]string{"ro"}, p.Flags...)

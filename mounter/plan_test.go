@@ -214,6 +214,9 @@ func goldenPlans(t *testing.T) map[string]*Plan {
 		"ephemeral":  request(&Private{Ephemeral: true}, top, ext4),
 		"readonly":   request(nil, top),
 	}
+	released := requests["persistent"]
+	released.Released = true
+	requests["persistent"] = released
 	blanks := request(&Private{Dir: "/it's a root/private/emacs"}, Layer{
 		Name: "a", FSType: "erofs", Digest: digest("d"), Dir: "/it's a root", Path: "an $image;.erofs"})
 	blanks.Target, blanks.Run = "/it's a root/emacs", "/it's a root/run"

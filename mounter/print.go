@@ -64,7 +64,15 @@ func (p *Plan) commands(s Step) []string {
 		for line := range strings.Lines(p.levelRecord()) {
 			words = append(words, quote(strings.TrimSuffix(line, "\n")))
 		}
-		return []string{strings.Join(words, " ") + " >" + quote(s.Target)}
+		record, file := strings.Join(words, " "), quote(s.Target)
+		if !p.Released {
+			return []string{record + " >" + file}
+		}
+		return []string{
+			// A released level is the same for ever: if it is recorded, it is this one.
+			"test -z \"$(grep -sx " + quote("level "+p.Name) + " " + file + ")\" || " + record + " | cmp - " + file,
+			record + " >" + file,
+		}
 	case OpOverlay:
 		lines := []string{"mount -t overlay -o " + quote(strings.Join(p.mountOptions(), ",")) + " " + quote(p.Source) + " " + quote(s.Target)}
 		if p.Private != nil && !p.Private.Ephemeral {

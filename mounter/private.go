@@ -238,6 +238,19 @@ func (p *Plan) levelRecord() string {
 	return b.String()
 }
 
+// A ChangedError is a released level that does not have the layers that it had
+// when it was last mounted over this private layer. The records are those of the
+// file level.
+type ChangedError struct{ Level, Was, Is string }
+
+func (e *ChangedError) Error() string {
+	lines := func(record string) string {
+		_, layers, _ := strings.Cut(strings.TrimSpace(record), "\n")
+		return strings.ReplaceAll(layers, "\n", ", ")
+	}
+	return fmt.Sprintf("released level %s was changed: it had %s, and the inventory now says %s", e.Level, lines(e.Was), lines(e.Is))
+}
+
 // record writes down the level that the private layer comes under, before anything
 // can be copied up from it. If the view is not mounted after all, the old record
 // comes back; after a crash the level that was being mounted stays recorded.
@@ -249,6 +262,9 @@ func (x *execution) record(path string) error {
 	record := x.plan.levelRecord()
 	if string(old) == record {
 		return nil
+	}
+	if x.plan.Released && strings.HasPrefix(string(old), "level "+x.plan.Name+"\n") {
+		return &ChangedError{Level: x.plan.Name, Was: string(old), Is: record}
 	}
 	existed := err == nil
 	x.onFailure(func() error {

@@ -338,3 +338,43 @@ func TestMountTargetRace(t *testing.T) {
 	}
 	r.wantNoLoops()
 }
+
+// TestMountChangedLevel: a level name means the same digests for ever. A released
+// level that comes with other layers is refused by name of both; one that is not
+// released may change.
+func TestMountChangedLevel(t *testing.T) {
+	r := newRig(t)
+	one := r.Store.Erofs("one", testenv.Files{"which": "1"})
+	two := r.Store.Erofs("two", testenv.Files{"which": "2"})
+	define := func(state string, layers ...testenv.Layer) {
+		level := testenv.Level{Name: "1", State: state}
+		for _, l := range layers {
+			level.Layers = append(level.Layers, l.Name)
+		}
+		r.WriteLDIF("emacs.ldif", testenv.Inventory{
+			Components: []testenv.Component{{Name: "emacs", Levels: []testenv.Level{level}}},
+			Layers:     layers,
+			Hosts:      []testenv.Caller{{Name: r.Host, Assign: []string{"emacs=1"}}},
+		}.LDIF())
+	}
+	define("draft", one)
+	r.mount()
+	r.umount(r.target)
+	define("draft", two, one) // a draft may change
+	r.mount()
+	r.want(map[string]string{"which": "2"})
+	r.umount(r.target)
+	define("released", two, one) // and be released as it is
+	r.mount()
+	r.write(r.target+"/private", "mine")
+	r.umount(r.target)
+
+	define("released", one)
+	r.unchanged(func() {
+		r.refused(32, []string{"emacs", r.target}, "released level emacs@1 was changed", one.Digest, two.Digest)
+	})
+	define("released", two, one)
+	r.mount()
+	r.want(map[string]string{"which": "2", "private": "mine"})
+	r.umount(r.target)
+}

@@ -38,11 +38,12 @@ func (e *LocationError) Error() string { return fmt.Sprintf("layer %q: %s", e.La
 // for first, and a *LocationError for each: a dry run shows both.
 func Plan(c *config.Config, r *ldapmap.Resolution, target string, o Options) (*mounter.Plan, error) {
 	request := mounter.Request{
-		Name:   r.Level.Name,
-		Target: target,
-		Flags:  o.Flags,
-		Run:    c.RunDir(),
-		Cache:  c.CacheDir(),
+		Name:     r.Level.Name,
+		Target:   target,
+		Released: r.Level.State == "released",
+		Flags:    o.Flags,
+		Run:      c.RunDir(),
+		Cache:    c.CacheDir(),
 	}
 	if !o.ReadOnly {
 		switch r.Component.Private {
