@@ -228,7 +228,7 @@ func TestAutomountCache(t *testing.T) {
 		Layers:     []testenv.Layer{m.Store.Erofs("vi-1", testenv.Files{"file": "vi"}), m.Store.Erofs("ed-1", testenv.Files{"file": "ed"})},
 		Components: []testenv.Component{component("vi", "1", "1"), component("ed", "1", "1")},
 	})
-	m.Configure(testenv.LDAPSource(slapd.Base, slapd.URI) + `timeout = "300ms"`)
+	m.Configure("retry = \"500ms\"\n" + testenv.LDAPSource(slapd.Base, slapd.URI) + `timeout = "300ms"`)
 	a, sw := startAutomount(t, m)
 	wantFile(t, sw+"/vi/file", "vi")
 	if err := slapd.Pause(); err != nil {

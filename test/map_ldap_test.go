@@ -1,8 +1,10 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/url"
 	"os"
@@ -130,6 +132,82 @@ func TestMapLastKnown(t *testing.T) {
 		writeFile(t, f, "{")
 	}
 	wantRefusal(t, m.RunMap("emacs"), "not available", "not in the cache")
+}
+
+// TestMapServerDown: a server that does not answer is asked once an interval, by one
+// map, and not once an access.
+func TestMapServerDown(t *testing.T) {
+	slapd := startSlapd(t, testenv.SlapdOptions{}, busyInventory())
+	m := testenv.NewMachine(t, "lnx01")
+	m.Configure(testenv.LDAPSource(slapd.Base, slapd.URI))
+	wantAnswer(t, m.RunMap("emacs"), emacsLine)
+
+	uri, connections := countingServer(t)
+	// The time of a change counts, and the file system's clock may lag.
+	configure := func(text string) {
+		m.Configure(text)
+		now := time.Now()
+		if err := os.Chtimes(m.Path("etc/levelfs/levelfs.toml"), now, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	away := testenv.LDAPSource(slapd.Base, uri)
+	configure(away)
+	for range 5 {
+		r := m.RunMap("emacs")
+		if r.Exit != 0 || r.Stdout != emacsLine+"\n" || !strings.Contains(r.Stderr, "last known level") {
+			t.Errorf("%v; want %q and a warning", r, emacsLine)
+		}
+		wantRefusal(t, m.RunMap("vi"), "not available", "not in the cache")
+	}
+	if n := connections.Load(); n != 1 {
+		t.Errorf("%d connections in one interval, want 1", n)
+	}
+	status := m.RunLevelfs("status")
+	if status.Exit != 0 || !strings.Contains(status.Stderr, "no inventory server answered") {
+		t.Errorf("status: %v", status)
+	}
+
+	// The interval ends: of many maps at once, one asks.
+	configure("retry = \"1h\"\n" + away)
+	mark := m.Path("var/cache/levelfs/down")
+	age := func() {
+		past := time.Now().Add(-2 * time.Hour)
+		if err := os.Chtimes(m.Path("etc/levelfs/levelfs.toml"), past.Add(-time.Hour), past.Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(mark, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age()
+	before := connections.Load()
+	for range 5 {
+		m.RunMap("emacs")
+	}
+	if n := connections.Load() - before; n != 1 {
+		t.Errorf("%d connections after the interval, want 1", n)
+	}
+
+	// Once it answers nothing is left of it.
+	configure(testenv.LDAPSource(slapd.Base, slapd.URI)) // changed since: asked at once
+	wantAnswer(t, m.RunMap("emacs"), emacsLine)
+	if _, err := os.Stat(mark); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the mark is still there: %v", err)
+	}
+
+	// An answer that is too old is none.
+	answer := m.Path("var/cache/levelfs/answers/lnx01/emacs")
+	old := time.Now().Add(-31 * 24 * time.Hour)
+	if err := os.Chtimes(answer, old, old); err != nil {
+		t.Fatal(err)
+	}
+	configure(away)
+	wantRefusal(t, m.RunMap("emacs"), "older than 720h")
+	configure("keep = \"1000h\"\n" + away)
+	if r := m.RunMap("emacs"); r.Exit != 0 {
+		t.Errorf("kept for longer: %v", r)
+	}
 }
 
 // glob is filepath.Glob of something that must be there.

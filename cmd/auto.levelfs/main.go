@@ -100,14 +100,20 @@ func lookUp(key ldapmap.Key) (line, warning string, err error) {
 		return "", "", err
 	}
 	defer inv.Close()
+	store := cache.Cache{Dir: c.CacheDir()}
+	if why, since, down := store.Down(c.Retry.Duration, c.Changed()); down {
+		return lastKnown(c, store, host, key, fmt.Errorf("%s (at %s, not asked again within %v)",
+			why, since.UTC().Format(time.RFC3339), c.Retry.Duration))
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	store := cache.Cache{Dir: c.CacheDir()}
 	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host})
 	var down *ldapmap.UnavailableError
 	if errors.As(err, &down) {
-		return lastKnown(store, host, key, down)
+		store.SetDown(oneLine(down))
+		return lastKnown(c, store, host, key, down)
 	}
+	store.ClearDown()
 	if err != nil {
 		return "", "", err
 	}
@@ -126,7 +132,7 @@ func saveAnswer(store cache.Cache, host string, asked, given ldapmap.Key) error 
 }
 
 // lastKnown answers from the cache when no server does.
-func lastKnown(store cache.Cache, host string, key ldapmap.Key, down error) (line, warning string, err error) {
+func lastKnown(c *config.Config, store cache.Cache, host string, key ldapmap.Key, down error) (line, warning string, err error) {
 	level, when := key, time.Time{}
 	if key.Level == "" {
 		if level, when, err = store.Answer(host, key.Component); err != nil {
@@ -137,6 +143,9 @@ func lastKnown(store cache.Cache, host string, key ldapmap.Key, down error) (lin
 		return "", "", fmt.Errorf("%w; and %w", down, err)
 	} else if when.IsZero() {
 		when = defined
+	}
+	if age := time.Since(when); age > c.Keep.Duration {
+		return "", "", fmt.Errorf("%w; and the last known level is of %s, older than %v", down, when.UTC().Format(time.RFC3339), c.Keep.Duration)
 	}
 	return format(key, level), fmt.Sprintf("%s; giving %s, the last known level of %s",
 		oneLine(down), level, when.UTC().Format(time.RFC3339)), nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"path"
 	"path/filepath"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -68,6 +70,9 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 	c, err := config.Load()
 	if err != nil {
 		return err
+	}
+	if why, since, down := (cache.Cache{Dir: c.CacheDir()}).Down(time.Duration(math.MaxInt64), c.Changed()); down {
+		log.Warnf("no inventory server answered at %s, and mounts get the last known levels: %s", since.Format(time.RFC3339), why)
 	}
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()

@@ -93,6 +93,39 @@ func (c Cache) Answer(host, component string) (ldapmap.Key, time.Time, error) {
 	return key, when, nil
 }
 
+// SetDown notes that no server answered, and why. It is a hint, and is not written
+// at all if it cannot be.
+func (c Cache) SetDown(why string) {
+	if replace(c.downFile(), []byte(why+"\n")) == nil {
+		now := time.Now() // the file system's own clock may lag by some milliseconds
+		_ = os.Chtimes(c.downFile(), now, now)
+	}
+}
+
+// ClearDown forgets what SetDown noted.
+func (c Cache) ClearDown() {
+	_ = os.Remove(c.downFile())
+}
+
+// Down says whether servers that did not answer are to be left alone: since when,
+// and why. They are for as long as retry; then one caller is told to ask them,
+// while the others still leave them alone. A note that is older than the
+// configuration, which may name other servers since, does not count.
+func (c Cache) Down(retry time.Duration, configured time.Time) (why string, since time.Time, down bool) {
+	text, since, err := read(c.downFile())
+	if err != nil || !since.After(configured) {
+		return "", since, false
+	}
+	now := time.Now()
+	if age := now.Sub(since); age < 0 || age >= retry {
+		_ = os.Chtimes(c.downFile(), now, now) // the next one waits for our answer
+		return "", since, false
+	}
+	return strings.TrimSpace(string(text)), since, true
+}
+
+func (c Cache) downFile() string { return filepath.Join(c.Dir, "down") }
+
 func (c Cache) levelFile(name string) string {
 	return filepath.Join(c.Dir, "levels", name+".toml")
 }

@@ -36,6 +36,12 @@ type Config struct {
 	// Map is the map program, which the mount helper asks for a level that it was
 	// not handed.
 	Map string `toml:"map"`
+	// Retry is for how long servers that did not answer are not asked again.
+	// Default: 30s.
+	Retry Duration `toml:"retry"`
+	// Keep is for how long the last answer stands in for servers that do not answer.
+	// Default: 720h, 30 days.
+	Keep Duration `toml:"keep"`
 	// Sources are the inventories, in order: an earlier one goes before a later
 	// one at the same rank.
 	Sources []Source `toml:"source"`
@@ -119,6 +125,12 @@ func (c *Config) parse(text []byte) error {
 	if c.Tree == "" {
 		c.Tree = "/sw"
 	}
+	if c.Retry.Duration == 0 {
+		c.Retry.Duration = 30 * time.Second
+	}
+	if c.Keep.Duration == 0 {
+		c.Keep.Duration = 30 * 24 * time.Hour
+	}
 	if c.Images == nil {
 		c.Images = []string{c.path("/var/lib/levelfs/images")}
 	}
@@ -191,6 +203,15 @@ func (c *Config) PrivateDir() string { return c.path("/var/lib/levelfs/private")
 // CacheDir holds what can be had again: level records and digests that were
 // checked.
 func (c *Config) CacheDir() string { return c.path("/var/cache/levelfs") }
+
+// Changed is when levelfs.toml was last changed, the zero time if there is none.
+func (c *Config) Changed() time.Time {
+	info, err := os.Stat(c.File())
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
 
 // RunDir holds what does not outlive a boot.
 func (c *Config) RunDir() string { return c.path("/run/levelfs") }

@@ -45,6 +45,8 @@ func TestDefaults(t *testing.T) {
 				Images:  []string{filepath.Join(got.root, "var/lib/levelfs/images")},
 				Tree:    "/sw",
 				Map:     "/usr/libexec/levelfs/auto.levelfs",
+				Retry:   Duration{30 * time.Second},
+				Keep:    Duration{720 * time.Hour},
 				Sources: []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
 				root:    got.root,
 			}
@@ -79,6 +81,8 @@ images = ["/srv/a", "/srv/b"]
 directories = ["/srv/dirs"]
 tree = "/software"
 map = "/usr/local/libexec/auto.levelfs"
+retry = "1m"
+keep = "48h"
 
 [[source]]
 type = "ldif"
@@ -99,6 +103,7 @@ insecure = true
 	want := &Config{
 		Host: "lnx01.example.org", Images: []string{"/srv/a", "/srv/b"}, Directories: []string{"/srv/dirs"},
 		Tree: "/software", Map: "/usr/local/libexec/auto.levelfs",
+		Retry: Duration{time.Minute}, Keep: Duration{48 * time.Hour},
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
 			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},
