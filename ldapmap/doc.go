@@ -9,9 +9,10 @@
 // written once. This package itself imports no LDAP library: what it decides is
 // plain data, and the mount helper can use its types without paying for one.
 //
-// A lookup costs at most two searches per source, whatever it finds: the first
-// asks for the host, the component, its levels and the profiles that speak of
-// it, the second for the host's groups and for the layers.
+// A lookup costs at most two searches per source: the first asks for the host, the
+// component and its levels, the second for the host's groups and profiles and for
+// the layers. Only where profiles include others, or groups refer to profiles, each
+// further level of them costs one more.
 //
 // All text from an inventory is checked against a whitelist while it is decoded
 // (see [Key] and the decode functions); what does not pass is an [InvalidError]

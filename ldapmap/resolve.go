@@ -99,7 +99,7 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if q.User != "" && !validName(q.User, "._-") {
 		return res, fmt.Errorf("invalid user name %q", q.User)
 	}
-	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources}
+	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool)}
 	if err := l.first(ctx); err != nil {
 		return res, err
 	}
@@ -107,6 +107,9 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		return res, err
 	}
 	if err := l.second(ctx); err != nil {
+		return res, err
+	}
+	if err := l.includes(ctx); err != nil {
 		return res, err
 	}
 	var winner Rule
@@ -194,7 +197,8 @@ func (r *Resolver) Components(ctx context.Context) ([]Component, error) {
 type lookup struct {
 	query   Query
 	sources []Source
-	found   []found // one per source
+	found   []found         // one per source
+	asked   map[string]bool // profiles that were asked for, in lower case
 }
 
 // found is what one source answered.
@@ -206,7 +210,7 @@ type found struct {
 }
 
 // first asks each source for the host, the user and the groups that name the user,
-// the component, its levels, and the profiles that speak of it or include others.
+// the component and its levels.
 func (l *lookup) first(ctx context.Context) error {
 	key := l.query.Key
 	// A host is known by its short name or by its full one, whichever asks.
@@ -229,12 +233,7 @@ func (l *lookup) first(ctx context.Context) error {
 	}
 	if key.Level == "" {
 		terms = append(terms,
-			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, hostNames},
-			Term{class(classProfile), {
-				{Attr: attrAssignment, Op: Prefix, Value: key.Component + "="},
-				{Attr: attrMandatory, Op: Prefix, Value: key.Component + "="},
-				{Attr: attrProfileRef, Op: Present},
-			}})
+			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, hostNames})
 		if l.query.User != "" {
 			terms = append(terms,
 				Term{{{Attr: "objectClass", Value: "posixAccount"}, {Attr: "objectClass", Value: "inetOrgPerson"}}, anyOf("uid", l.query.User)},
@@ -253,8 +252,6 @@ func (l *lookup) first(ctx context.Context) error {
 				f.components = append(f.components, e)
 			case e.Is(classLevel):
 				f.levels = append(f.levels, e)
-			case e.Is(classProfile):
-				f.profiles = append(f.profiles, e)
 			case isHost(e) && isNamed(e, names, !full):
 				f.hosts = append(f.hosts, e)
 			case isUser(e) && hasValue(e, "uid", l.query.User):
@@ -285,8 +282,9 @@ func hasValue(e Entry, attr, value string) bool {
 	return slices.ContainsFunc(e.Attrs[attr], func(v string) bool { return strings.EqualFold(v, value) })
 }
 
-// second asks each source for the groups that the host or the user is a member of
-// and for the layers of the levels that the first search found.
+// second asks each source for the groups that the host or the user is a member of,
+// for the profiles that their entries refer to, and for the layers of the levels that
+// the first search found.
 func (l *lookup) second(ctx context.Context) error {
 	var layers Condition
 	names := make(map[string]bool)
@@ -314,6 +312,9 @@ func (l *lookup) second(ctx context.Context) error {
 	if len(layers) > 0 {
 		terms = append(terms, Term{class(classLayer), layers})
 	}
+	if names := l.newProfiles(); len(names) > 0 {
+		terms = append(terms, Term{class(classProfile), anyOf("cn", names...)})
+	}
 	if len(terms) == 0 {
 		return nil
 	}
@@ -330,8 +331,12 @@ func (l *lookup) second(ctx context.Context) error {
 		}
 		f := &l.found[i]
 		for _, e := range entries {
-			if e.Is(classLayer) {
+			switch {
+			case e.Is(classLayer):
 				f.layers = append(f.layers, e)
+				continue
+			case e.Is(classProfile):
+				f.profiles = append(f.profiles, e)
 				continue
 			}
 			ofHost := len(users) == 0 || hasMember(e, hosts)
@@ -348,6 +353,50 @@ func (l *lookup) second(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// maxNesting is how deep profiles may include each other, groups' profiles counted
+// as one level: each level is one more search.
+const maxNesting = 8
+
+// includes asks for the profiles that groups and profiles refer to, a level of them
+// at a time. Nothing in LDAP follows references of any depth in one search, and
+// fetching every profile that has some does not scale: servers return 500 entries
+// unless told otherwise.
+func (l *lookup) includes(ctx context.Context) error {
+	for depth := 0; ; depth++ {
+		names := l.newProfiles()
+		switch {
+		case len(names) == 0:
+			return nil
+		case depth == maxNesting:
+			return fmt.Errorf("profiles include each other more than %d deep: %q", maxNesting, names)
+		}
+		for i, s := range l.sources {
+			profiles, err := s.Search(ctx, []Term{{class(classProfile), anyOf("cn", names...)}}, attributes())
+			if err != nil {
+				return err
+			}
+			l.found[i].profiles = append(l.found[i].profiles, profiles...)
+		}
+	}
+}
+
+// newProfiles returns the profiles that something found so far refers to and that
+// were not asked for yet, and takes them as asked.
+func (l *lookup) newProfiles() []string {
+	var names []string
+	for _, f := range l.found {
+		for _, e := range slices.Concat(f.users, f.hosts, f.userGroups, f.hostGroups, f.profiles) {
+			for _, name := range e.Attrs["levelfsprofileref"] {
+				if id := strings.ToLower(name); !l.asked[id] {
+					l.asked[id] = true
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	return names
 }
 
 // hasMember reports whether one of the DNs is a member of the group.
@@ -592,7 +641,7 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 		seen[strings.ToLower(name)] = true
 		profile, ok := l.profile(name)
 		if !ok {
-			continue // it says nothing of the component and includes none, or is not there
+			continue // a reference to nothing
 		}
 		assignments, err := l.assignments(profile)
 		if err != nil {
@@ -608,9 +657,7 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 	return nil
 }
 
-// profile returns the profile of that name from the first source that has one which
-// speaks of the component or includes others: the rest are not fetched, and say
-// nothing here.
+// profile returns the profile of that name from the first source that has it.
 func (l *lookup) profile(name string) (Entry, bool) {
 	for _, f := range l.found {
 		for _, p := range f.profiles {

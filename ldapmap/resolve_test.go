@@ -284,21 +284,69 @@ func TestProfiles(t *testing.T) {
 	}
 }
 
-// TestProfileTower has 2^40 ways from top to bottom.
+// TestProfileTower has 30^8 ways from top to bottom.
 func TestProfileTower(t *testing.T) {
 	t.Parallel()
-	const height = 40
-	text := []string{software("1"), host("l0", "r0"), profile(fmt.Sprintf("l%d", height), "emacs=1")}
-	for i := range height {
-		l, r := fmt.Sprintf("l%d", i+1), fmt.Sprintf("r%d", i+1)
-		text = append(text, profile(fmt.Sprintf("l%d", i), l, r), profile(fmt.Sprintf("r%d", i), l, r))
+	const width = 30
+	tower := func(height int) []string {
+		floor := func(n int) (names []string) {
+			for i := range width {
+				names = append(names, fmt.Sprintf("p%d-%d", n, i))
+			}
+			return names
+		}
+		text := []string{software("1"), host(floor(0)...), profile("top", "emacs=1")}
+		for n := range height {
+			above := floor(n + 1)
+			if n+1 == height {
+				above = []string{"top"}
+			}
+			for _, name := range floor(n) {
+				text = append(text, profile(name, above...))
+			}
+		}
+		return text
 	}
-	r, err := resolve(t, Query{}, source("s", text...))
+	s := source("s", tower(maxNesting)...)
+	r, err := resolve(t, Query{}, s)
 	if err != nil || r.Level.Name != "emacs@1" {
-		t.Fatalf("got %+v, %v", r, err)
+		t.Fatalf("got %v, %v", r.Level, err)
 	}
-	if rule := winner(t, r); len(rule.Via) != height+1 {
+	if rule := winner(t, r); len(rule.Via) != maxNesting+1 {
 		t.Errorf("via %d profiles", len(rule.Via))
+	}
+	if s.searches != 2+maxNesting {
+		t.Errorf("%d searches", s.searches)
+	}
+	if _, err := resolve(t, Query{}, source("s", tower(maxNesting+1)...)); err == nil || !strings.Contains(err.Error(), "more than 8 deep") {
+		t.Errorf("one higher: %v", err)
+	}
+}
+
+// TestSearches counts what lookups cost.
+func TestSearches(t *testing.T) {
+	t.Parallel()
+	group := func(says ...string) string {
+		return caller("cn=guests,ou=groups", "groupOfNames", append(says, "member: "+hostDN)...)
+	}
+	for _, c := range []struct {
+		name string
+		text []string
+		want int
+	}{
+		{"a host, its group and its profiles", []string{host("emacs=1", "a", "b"), group("emacs=1"), profile("a", "emacs=1"), profile("b", "vi=1")}, 2},
+		{"a profile that includes one", []string{host("a"), profile("a", "b"), profile("b", "emacs=1")}, 3},
+		{"a group's profile", []string{host(), group("a"), profile("a", "emacs=1")}, 3},
+		{"both", []string{host("a"), group("c"), profile("a", "b"), profile("b", "emacs=1"), profile("c", "emacs=1")}, 3},
+		{"a reference to nothing", []string{host("emacs=1", "nothing")}, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := source("s", append(c.text, software("1"))...)
+			if _, err := resolve(t, Query{}, s); err != nil || s.searches != c.want {
+				t.Errorf("%d searches, want %d (%v)", s.searches, c.want, err)
+			}
+		})
 	}
 }
 

@@ -55,7 +55,7 @@ type Condition []Test
 type Test struct {
 	Attr  string
 	Op    Op
-	Value string // not used by Present
+	Value string
 }
 
 // Op is how a Test compares. The attribute's schema decides whether case counts.
@@ -63,9 +63,8 @@ type Op int
 
 // The comparisons that a Source has to know.
 const (
-	Equal   Op = iota // (attr=value)
-	Prefix            // (attr=value*)
-	Present           // (attr=*)
+	Equal  Op = iota // (attr=value)
+	Prefix           // (attr=value*)
 )
 
 // anyOf is the condition that the attribute equals one of the values.

@@ -167,7 +167,7 @@ func (s *Source) final(err error) error {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		err = fmt.Errorf("base %q does not exist", s.config.Base)
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
-		err = fmt.Errorf("more than %d entries answer one lookup", sizeLimit)
+		err = fmt.Errorf("too many entries answer one lookup: more than %d, or than the server returns", sizeLimit)
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultInappropriateAuthentication,
 		ldap.LDAPResultConfidentialityRequired, ldap.LDAPResultStrongAuthRequired):
 	default:
@@ -276,13 +276,9 @@ func filter(terms []ldapmap.Term) string {
 			b.WriteString("(|")
 			for _, t := range condition {
 				b.WriteString("(" + t.Attr + "=")
-				switch t.Op {
-				case ldapmap.Present:
+				b.WriteString(ldap.EscapeFilter(t.Value))
+				if t.Op == ldapmap.Prefix {
 					b.WriteString("*")
-				case ldapmap.Prefix:
-					b.WriteString(ldap.EscapeFilter(t.Value) + "*")
-				default:
-					b.WriteString(ldap.EscapeFilter(t.Value))
 				}
 				b.WriteString(")")
 			}

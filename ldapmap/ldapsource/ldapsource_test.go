@@ -48,7 +48,6 @@ func TestFilter(t *testing.T) {
 		{"empty", equal(""), "(|(&(|(cn=))))"},
 		{"prefix", []ldapmap.Term{{{{Attr: "cn", Op: ldapmap.Prefix, Value: "emacs@"}}}}, "(|(&(|(cn=emacs@*))))"},
 		{"prefix with an asterisk", []ldapmap.Term{{{{Attr: "cn", Op: ldapmap.Prefix, Value: "e*"}}}}, `(|(&(|(cn=e\2a*))))`},
-		{"present", []ldapmap.Term{{{{Attr: "levelfsProfileRef", Op: ldapmap.Present, Value: "not used"}}}}, "(|(&(|(levelfsProfileRef=*))))"},
 		{"structure", []ldapmap.Term{
 			{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, {{Attr: "cn", Value: "lnx01"}}},
 			{{{Attr: "member", Value: "cn=lnx01,dc=test"}}},

@@ -31,7 +31,7 @@ func inventory(t *testing.T, files ...string) *Source {
 }
 
 // everything selects every entry.
-var everything = []ldapmap.Term{{{{Attr: "objectClass", Op: ldapmap.Present}}}}
+var everything = []ldapmap.Term{{{{Attr: "objectClass", Op: ldapmap.Prefix}}}}
 
 func search(t *testing.T, s *Source, terms ...ldapmap.Term) ([]ldapmap.Entry, error) {
 	t.Helper()
@@ -318,8 +318,8 @@ func TestMatching(t *testing.T) {
 		{"prefix", []ldapmap.Term{{test("cn", ldapmap.Prefix, "EMACS-")}}, []string{l}},
 		{"prefix of all", []ldapmap.Term{{test("cn", ldapmap.Prefix, "emacs-29.4")}}, []string{l}},
 		{"prefix too long", []ldapmap.Term{{test("cn", ldapmap.Prefix, "emacs-29.44")}}, nil},
-		{"present", []ldapmap.Term{{test("levelfsImage", ldapmap.Present, "")}}, []string{l}},
-		{"absent", []ldapmap.Term{{test("levelfsSegment", ldapmap.Present, "")}}, nil},
+		{"any value", []ldapmap.Term{{test("levelfsImage", ldapmap.Prefix, "")}}, []string{l}},
+		{"no value", []ldapmap.Term{{test("levelfsSegment", ldapmap.Prefix, "")}}, nil},
 		{"all conditions", []ldapmap.Term{{test("cn", ldapmap.Prefix, "emacs"), test("objectClass", ldapmap.Equal, "groupOfNames")}}, nil},
 		{"any test", []ldapmap.Term{{{{Attr: "cn", Value: "g"}, {Attr: "cn", Value: "emacs-29.4"}}}}, []string{l, g}},
 		{"any term", []ldapmap.Term{{test("cn", ldapmap.Equal, "g")}, {test("levelfsImage", ldapmap.Equal, "x")}}, []string{l, g}},
