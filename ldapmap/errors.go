@@ -64,6 +64,14 @@ type ConfigError struct {
 func (e *ConfigError) Error() string { return fmt.Sprintf("inventory %s: %v", e.Source, e.Err) }
 func (e *ConfigError) Unwrap() error { return e.Err }
 
+// A TooManyError is a search with more answers than the source gives. It comes
+// wrapped in a *ConfigError.
+type TooManyError struct{ Limit int } // ours; the server's may be lower
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("too many entries answer one search: more than %d, or than the server returns", e.Limit)
+}
+
 // An UnavailableError is a source that cannot be asked now.
 type UnavailableError struct {
 	Source string

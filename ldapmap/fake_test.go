@@ -63,7 +63,10 @@ func selects(term Term, e Entry) bool {
 
 func passes(t Test, e Entry) bool {
 	values := e.Attrs[strings.ToLower(t.Attr)]
-	if t.Op == Prefix {
+	switch t.Op {
+	case Present:
+		return len(values) > 0
+	case Prefix:
 		return slices.ContainsFunc(values, func(v string) bool {
 			return strings.HasPrefix(strings.ToLower(v), strings.ToLower(t.Value))
 		})

@@ -100,7 +100,17 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		return res, fmt.Errorf("invalid user name %q", q.User)
 	}
 	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool)}
-	if err := l.first(ctx); err != nil {
+	// All levels of the component come with the first search, so that the second can
+	// ask for their layers. Of a component that has hundreds only the one is asked
+	// for, once it is known.
+	err := l.first(ctx, true)
+	var tooMany *TooManyError
+	if errors.As(err, &tooMany) {
+		clear(l.found)
+		l.late = true
+		err = l.first(ctx, false)
+	}
+	if err != nil {
 		return res, err
 	}
 	if err := l.component(res); err != nil {
@@ -113,9 +123,13 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		return res, err
 	}
 	var winner Rule
-	var err error
 	if res.Trail, winner, err = l.decide(res.Component); err != nil {
 		return res, err
+	}
+	if l.late {
+		if err := l.lateLevel(ctx, res.Component.Name+"@"+winner.Level); err != nil {
+			return res, err
+		}
 	}
 	if res.Level, err = l.level(res.Component.Name+"@"+winner.Level, winner.DN); err != nil {
 		return res, err
@@ -163,12 +177,22 @@ func usable(l Level, by Rule, now time.Time) error {
 	return nil
 }
 
-// Components returns every component of the inventory by name, in one search
-// per source.
-func (r *Resolver) Components(ctx context.Context) ([]Component, error) {
+// Components returns the components whose names start with the prefix, by name, in
+// one search per source.
+func (r *Resolver) Components(ctx context.Context, prefix string) ([]Component, error) {
+	return r.components(ctx, Test{Attr: "cn", Op: Prefix, Value: prefix})
+}
+
+// Placed returns the components that have a mount point of their own, by name, in
+// one search per source.
+func (r *Resolver) Placed(ctx context.Context) ([]Component, error) {
+	return r.components(ctx, Test{Attr: "levelfsMountPoint", Op: Present})
+}
+
+func (r *Resolver) components(ctx context.Context, which Test) ([]Component, error) {
 	byName := make(map[string]Component)
 	for _, s := range r.Sources {
-		entries, err := s.Search(ctx, []Term{{class(classComponent)}}, attributes())
+		entries, err := s.Search(ctx, []Term{{class(classComponent), {which}}}, attributes())
 		if err != nil {
 			return nil, err
 		}
@@ -199,6 +223,7 @@ type lookup struct {
 	sources []Source
 	found   []found         // one per source
 	asked   map[string]bool // profiles that were asked for, in lower case
+	late    bool            // levels are asked for when it is known which
 }
 
 // found is what one source answered.
@@ -211,7 +236,7 @@ type found struct {
 
 // first asks each source for the host, the user and the groups that name the user,
 // the component and its levels.
-func (l *lookup) first(ctx context.Context) error {
+func (l *lookup) first(ctx context.Context, withLevels bool) error {
 	key := l.query.Key
 	// A host is known by its short name or by its full one, whichever asks.
 	names := []string{l.query.Host}
@@ -227,9 +252,9 @@ func (l *lookup) first(ctx context.Context) error {
 	if key.Level != "" {
 		levels = Test{Attr: "cn", Value: key.String()}
 	}
-	terms := []Term{
-		{class(classComponent), anyOf("cn", key.Component)},
-		{class(classLevel), {levels}},
+	terms := []Term{{class(classComponent), anyOf("cn", key.Component)}}
+	if withLevels {
+		terms = append(terms, Term{class(classLevel), {levels}})
 	}
 	if key.Level == "" {
 		terms = append(terms,
@@ -286,8 +311,6 @@ func hasValue(e Entry, attr, value string) bool {
 // for the profiles that their entries refer to, and for the layers of the levels that
 // the first search found.
 func (l *lookup) second(ctx context.Context) error {
-	var layers Condition
-	names := make(map[string]bool)
 	var users, hosts []string // their DNs
 	for _, f := range l.found {
 		for _, e := range f.users {
@@ -296,21 +319,13 @@ func (l *lookup) second(ctx context.Context) error {
 		for _, e := range f.hosts {
 			hosts = append(hosts, e.DN)
 		}
-		for _, e := range f.levels {
-			for _, ref := range e.Attrs["levelfslayerref"] {
-				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+~-") && !names[name] {
-					names[name] = true
-					layers = append(layers, Test{Attr: "cn", Value: name})
-				}
-			}
-		}
 	}
 	var terms []Term
 	if dns := slices.Concat(users, hosts); len(dns) > 0 {
 		terms = append(terms, Term{class(classCaller), append(anyOf("member", dns...), anyOf("uniqueMember", dns...)...)})
 	}
-	if len(layers) > 0 {
-		terms = append(terms, Term{class(classLayer), layers})
+	if layers := l.layerNames(); len(layers) > 0 {
+		terms = append(terms, Term{class(classLayer), anyOf("cn", layers...)})
 	}
 	if names := l.newProfiles(); len(names) > 0 {
 		terms = append(terms, Term{class(classProfile), anyOf("cn", names...)})
@@ -351,6 +366,46 @@ func (l *lookup) second(ctx context.Context) error {
 				return e.invalid("member", "", "the DN of the host or the user, which the server found in it")
 			}
 		}
+	}
+	return nil
+}
+
+// layerNames are the layers of the levels found so far.
+func (l *lookup) layerNames() []string {
+	var names []string
+	seen := make(map[string]bool)
+	for _, f := range l.found {
+		for _, e := range f.levels {
+			for _, ref := range e.Attrs["levelfslayerref"] {
+				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+~-") && !seen[name] {
+					seen[name] = true
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	return names
+}
+
+// lateLevel asks for one level, and then for its layers.
+func (l *lookup) lateLevel(ctx context.Context, name string) error {
+	for i, s := range l.sources {
+		levels, err := s.Search(ctx, []Term{{class(classLevel), anyOf("cn", name)}}, attributes())
+		if err != nil {
+			return err
+		}
+		l.found[i].levels = levels
+	}
+	names := l.layerNames()
+	if len(names) == 0 {
+		return nil
+	}
+	for i, s := range l.sources {
+		layers, err := s.Search(ctx, []Term{{class(classLayer), anyOf("cn", names...)}}, attributes())
+		if err != nil {
+			return err
+		}
+		l.found[i].layers = layers
 	}
 	return nil
 }

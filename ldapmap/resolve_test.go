@@ -676,7 +676,7 @@ func TestComponents(t *testing.T) {
 	local := source("local", component("vi", "levelfsPrivate: none"), levels("vi", "1"), layer("base"))
 	central := source("central", component("vi"), component("emacs", "levelfsMountPoint: /opt/emacs"), host("emacs=1"))
 	r := Resolver{Sources: []Source{local, central}}
-	got, err := r.Components(context.Background())
+	got, err := r.Components(context.Background(), "")
 	want := []Component{
 		{DN: "cn=emacs,ou=components", Name: "emacs", MountPoint: "/opt/emacs", Private: Persistent},
 		{DN: "cn=vi,ou=components", Name: "vi", Private: None},
@@ -684,7 +684,15 @@ func TestComponents(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
-	if local.searches != 1 || central.searches != 1 {
+	for prefix, n := range map[string]int{"em": 1, "v": 1, "x": 0} {
+		if got, err := r.Components(context.Background(), prefix); err != nil || len(got) != n {
+			t.Errorf("%q: %+v, %v", prefix, got, err)
+		}
+	}
+	if got, err := r.Placed(context.Background()); err != nil || len(got) != 1 || got[0].Name != "emacs" {
+		t.Errorf("placed: %+v, %v", got, err)
+	}
+	if local.searches != 5 || central.searches != 5 {
 		t.Errorf("%d and %d searches", local.searches, central.searches)
 	}
 }
@@ -692,15 +700,15 @@ func TestComponents(t *testing.T) {
 func TestComponentsErrors(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, text, attr string }{
-		{"name with a slash", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\ncn: a/b", "cn"},
-		{"name of a level", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\ncn: a@1", "cn"},
-		{"no name", "dn: cn=x,ou=test\nobjectClass: levelfsComponent", "cn"},
+		{"name with a slash", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\ncn: a/b\nlevelfsMountPoint: /x", "cn"},
+		{"name of a level", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\ncn: a@1\nlevelfsMountPoint: /x", "cn"},
+		{"no name", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\nlevelfsMountPoint: /x", "cn"},
 		{"mount point", "dn: cn=x,ou=test\nobjectClass: levelfsComponent\ncn: a\nlevelfsMountPoint: /a b", "levelfsMountPoint"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			r := Resolver{Sources: []Source{source("s", c.text)}}
-			_, err := r.Components(context.Background())
+			_, err := r.Placed(context.Background())
 			checkInvalid(t, err, c.attr)
 		})
 	}
@@ -708,7 +716,7 @@ func TestComponentsErrors(t *testing.T) {
 	bad.failAt, bad.err = 1, &UnavailableError{Source: "bad", Err: errors.New("down")}
 	r := Resolver{Sources: []Source{bad}}
 	var down *UnavailableError
-	if _, err := r.Components(context.Background()); !errors.As(err, &down) {
+	if _, err := r.Components(context.Background(), ""); !errors.As(err, &down) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -10,10 +10,12 @@ type Source interface {
 	// Name says which source this is, for trails and errors: a URI or a path.
 	Name() string
 	// Search returns every entry that any of the terms selects, in no
-	// particular order, with at least the attributes named. It returns by the context's deadline. An inventory
-	// without such entries gives none and no error; one that cannot be asked
-	// gives an *UnavailableError; one that is set up wrongly (a base DN that
-	// does not exist, a file that is no LDIF) a *ConfigError.
+	// particular order, with at least the attributes named. It returns by the
+	// context's deadline. An inventory without such entries gives none and no
+	// error; one that cannot be asked gives an *UnavailableError; one that is set
+	// up wrongly (a base DN that does not exist, a file that is no LDIF) a
+	// *ConfigError, and one that would have to answer with too many entries a
+	// *ConfigError that wraps a *TooManyError.
 	Search(ctx context.Context, terms []Term, attrs []string) ([]Entry, error)
 	// Close releases connections. The Source is not used afterwards.
 	Close() error
@@ -55,7 +57,7 @@ type Condition []Test
 type Test struct {
 	Attr  string
 	Op    Op
-	Value string
+	Value string // not used by Present
 }
 
 // Op is how a Test compares. The attribute's schema decides whether case counts.
@@ -63,8 +65,9 @@ type Op int
 
 // The comparisons that a Source has to know.
 const (
-	Equal  Op = iota // (attr=value)
-	Prefix           // (attr=value*)
+	Equal   Op = iota // (attr=value)
+	Prefix            // (attr=value*)
+	Present           // (attr=*)
 )
 
 // anyOf is the condition that the attribute equals one of the values.

@@ -63,6 +63,27 @@ func TestMapSearches(t *testing.T) {
 	wantAnswer(t, m.RunMap("emacs"), emacsLine)
 }
 
+// TestMapManyLevels: nor on how many levels a component has had.
+func TestMapManyLevels(t *testing.T) {
+	inv := busyInventory()
+	for i, c := range inv.Components {
+		if c.Name != "emacs" {
+			continue
+		}
+		for n := range 600 {
+			nightly := c.Levels[0]
+			nightly.Name = fmt.Sprintf("0-%d", n)
+			inv.Components[i].Levels = append(inv.Components[i].Levels, nightly)
+		}
+	}
+	slapd := startSlapd(t, testenv.SlapdOptions{}, inv)
+	m := testenv.NewMachine(t, "lnx01")
+	m.Configure(testenv.LDAPSource(slapd.Base, slapd.URI))
+	wantAnswer(t, m.RunMap("emacs"), emacsLine)
+	wantAnswer(t, m.RunMap("emacs@0-599"), "-fstype=levelfs,ro :emacs@0-599")
+	wantRefusal(t, m.RunMap("emacs@0-600"), "emacs@0-600")
+}
+
 // TestMapManyProfiles: slapd returns 500 entries to a search unless told otherwise,
 // so that a lookup must not depend on how many profiles there are.
 func TestMapManyProfiles(t *testing.T) {

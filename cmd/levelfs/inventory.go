@@ -19,7 +19,7 @@ func lookupContext(parent context.Context) (context.Context, context.CancelFunc)
 
 // completeComponents offers the inventory's components to the shell. Without an
 // answer in a second it offers nothing.
-func completeComponents(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func completeComponents(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -34,7 +34,7 @@ func completeComponents(cmd *cobra.Command, args []string, _ string) ([]string, 
 	defer inv.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	components, err := inv.Components(ctx)
+	components, err := inv.Components(ctx, toComplete)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -81,7 +81,7 @@ func directMap(cmd *cobra.Command, host string, log *logrus.Logger) ([]byte, err
 	defer inv.Close()
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()
-	components, err := inv.Components(ctx)
+	components, err := inv.Placed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,9 +89,6 @@ func directMap(cmd *cobra.Command, host string, log *logrus.Logger) ([]byte, err
 	fmt.Fprintf(&text, "# Made by \"levelfs map direct\" for host %s. Changes will be lost.\n", host)
 	at := make(map[string]string)
 	for _, component := range components {
-		if component.MountPoint == "" {
-			continue
-		}
 		if other, taken := at[component.MountPoint]; taken {
 			return nil, fmt.Errorf("components %q and %q have the same mount point %q", other, component.Name, component.MountPoint)
 		}

@@ -44,7 +44,7 @@ func TestOpen(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer inv.Close()
-	if got, err := inv.Components(t.Context()); err != nil || len(got) != 1 || got[0].Name != "vi" {
+	if got, err := inv.Components(t.Context(), ""); err != nil || len(got) != 1 || got[0].Name != "vi" {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

@@ -167,7 +167,7 @@ func (s *Source) final(err error) error {
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		err = fmt.Errorf("base %q does not exist", s.config.Base)
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultSizeLimitExceeded):
-		err = fmt.Errorf("too many entries answer one lookup: more than %d, or than the server returns", sizeLimit)
+		err = &ldapmap.TooManyError{Limit: sizeLimit}
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultInsufficientAccessRights, ldap.LDAPResultInappropriateAuthentication,
 		ldap.LDAPResultConfidentialityRequired, ldap.LDAPResultStrongAuthRequired):
 	default:
@@ -276,9 +276,13 @@ func filter(terms []ldapmap.Term) string {
 			b.WriteString("(|")
 			for _, t := range condition {
 				b.WriteString("(" + t.Attr + "=")
-				b.WriteString(ldap.EscapeFilter(t.Value))
-				if t.Op == ldapmap.Prefix {
+				switch t.Op {
+				case ldapmap.Present:
 					b.WriteString("*")
+				case ldapmap.Prefix:
+					b.WriteString(ldap.EscapeFilter(t.Value) + "*")
+				default:
+					b.WriteString(ldap.EscapeFilter(t.Value))
 				}
 				b.WriteString(")")
 			}

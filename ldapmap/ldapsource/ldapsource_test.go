@@ -46,6 +46,7 @@ func TestFilter(t *testing.T) {
 		{"beyond ASCII", equal("é"), `(|(&(|(cn=\c3\a9))))`},
 		{"no UTF-8", equal("\xff"), `(|(&(|(cn=\ff))))`},
 		{"empty", equal(""), "(|(&(|(cn=))))"},
+		{"present", []ldapmap.Term{{{{Attr: "levelfsMountPoint", Op: ldapmap.Present, Value: "not used"}}}}, "(|(&(|(levelfsMountPoint=*))))"},
 		{"prefix", []ldapmap.Term{{{{Attr: "cn", Op: ldapmap.Prefix, Value: "emacs@"}}}}, "(|(&(|(cn=emacs@*))))"},
 		{"prefix with an asterisk", []ldapmap.Term{{{{Attr: "cn", Op: ldapmap.Prefix, Value: "e*"}}}}, `(|(&(|(cn=e\2a*))))`},
 		{"structure", []ldapmap.Term{

@@ -181,7 +181,10 @@ func holds(e ldapmap.Entry, term ldapmap.Term) bool {
 
 func passes(e ldapmap.Entry, t ldapmap.Test) bool {
 	values := e.Attrs[strings.ToLower(t.Attr)]
-	if t.Op == ldapmap.Prefix {
+	switch t.Op {
+	case ldapmap.Present:
+		return len(values) > 0
+	case ldapmap.Prefix:
 		return slices.ContainsFunc(values, func(v string) bool {
 			return len(v) >= len(t.Value) && strings.EqualFold(v[:len(t.Value)], t.Value)
 		})
