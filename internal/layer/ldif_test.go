@@ -67,11 +67,11 @@ func FuzzLDIF(f *testing.F) {
 		r := sampleResult
 		r.Path = "/x/" + strings.ReplaceAll(image, "/", "")
 		if image == "" || strings.Trim(image, "/") == "" {
-			t.Skip()
+			return
 		}
 		text, err := r.LDIF(name, base)
 		if err != nil {
-			t.Skip()
+			return
 		}
 		l, err := ldif.Parse(text)
 		if err != nil {

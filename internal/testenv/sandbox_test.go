@@ -27,8 +27,7 @@ func sandboxed(t *testing.T, what string) *exec.Cmd {
 // TestSandboxTask is what runs in the sandboxes of the tests below.
 func TestSandboxTask(t *testing.T) {
 	switch task := os.Getenv("LEVELFS_TEST_TASK"); task {
-	case "":
-		t.Skip("not a test: other tests run it")
+	case "": // other tests run it
 	case "nothing":
 	case "fail":
 		t.Error("as asked")
