@@ -338,7 +338,7 @@ func TestRefuses(t *testing.T) {
 		makeTree(t, p, []spec{{path: "closed", mode: unix.S_IFDIR}}, 0)
 		if os.Geteuid() == 0 {
 			// Root can read everything; a thread with another fsuid cannot
-			// (setfsuid(2)). It is not given back to the others.
+			// (setfsuid(2)).
 			for _, d := range []string{filepath.Dir(p), p} {
 				if err := os.Chmod(d, 0o777); err != nil {
 					t.Fatal(err)
@@ -346,6 +346,8 @@ func TestRefuses(t *testing.T) {
 			}
 			image = filepath.Join(filepath.Dir(p), "image")
 			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			defer unix.SetfsuidRetUid(0)
 			if _, err := unix.SetfsuidRetUid(65534); err != nil {
 				t.Fatal(err)
 			}
