@@ -74,8 +74,12 @@ func (p *Private) idle(lock *os.File, run string) error {
 	if _, err := os.Lstat(p.upper()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	now := bootID()
 	boot, dev := lastUse(lock)
-	if boot != "" && (boot != bootID() || superblockGone(dev) || markedByOther(run, dev, p)) {
+	if now == "" {
+		boot = "" // without /proc nothing can be said of the record
+	}
+	if boot != "" && (boot != now || superblockGone(dev) || markedByOther(run, dev, p)) {
 		return nil
 	}
 	views, err := Views()
