@@ -93,7 +93,7 @@ func decodeComponent(e Entry, name string) (Component, error) {
 		Private:     PrivatePolicy(strings.ToLower(e.First("levelfsprivate"))),
 		Description: e.First("description"),
 	}
-	if c.Default != "" && !validName(c.Default, "._+~-") {
+	if c.Default != "" && !validLevel(c.Default) {
 		return c, e.invalid("levelfsDefault", c.Default, "a level name such as 29.4-1")
 	}
 	if c.MountPoint != "" && (!validPath(c.MountPoint) || c.MountPoint[0] != '/') {
@@ -136,7 +136,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 	if l.NotAfter, err = e.time("levelfsNotAfter"); err != nil {
 		return l, err
 	}
-	if l.Successor != "" && !validName(l.Successor, "._+~-") {
+	if l.Successor != "" && !validLevel(l.Successor) {
 		return l, e.invalid("levelfsSuccessor", l.Successor, "a level name such as 29.4-1")
 	}
 	switch l.State {
@@ -156,7 +156,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 	for _, ref := range refs {
 		num, layer, ok := strings.Cut(ref, ":")
 		n, err := strconv.Atoi(num)
-		if !ok || err != nil || n < 0 || !validName(layer, "._+~-") {
+		if !ok || err != nil || n < 0 || !ValidLayer(layer) {
 			return l, e.invalid("levelfsLayerRef", ref, "NN:layer")
 		}
 		if other, dup := order[n]; dup {

@@ -24,7 +24,7 @@ type Key struct {
 // Anything else is a *KeyError. It does no input or output.
 func ParseKey(s string) (Key, error) {
 	component, level, explicit := strings.Cut(s, "@")
-	if !validName(component, "._+-") || explicit && !validName(level, "._+~-") {
+	if !validComponent(component) || explicit && !validLevel(level) {
 		return Key{}, &KeyError{Key: s}
 	}
 	return Key{Component: component, Level: level}, nil
@@ -48,6 +48,14 @@ func (e *KeyError) Error() string {
 	}
 	return fmt.Sprintf("invalid key %q: want COMPONENT or COMPONENT@LEVEL", key)
 }
+
+func validComponent(s string) bool { return validName(s, "._+-") }
+func validLevel(s string) bool     { return validName(s, "._+~-") }
+func validProfile(s string) bool   { return validName(s, "._+-") }
+
+// ValidLayer reports whether s can be the name of a layer: 1 to 64 ASCII letters,
+// digits and ._+~-, of which the first is a letter or a digit.
+func ValidLayer(s string) bool { return validName(s, "._+~-") }
 
 // validName reports whether s is 1 to 64 bytes of ASCII letters, digits and the
 // punctuation given, and starts with a letter or a digit.
@@ -75,6 +83,13 @@ func validPath(s string) bool {
 	if s == "" || s == "/" || s == "." || len(s) > 1024 || path.Clean(s) != s || s == ".." || strings.HasPrefix(s, "../") {
 		return false
 	}
+	return PlainPath(s)
+}
+
+// PlainPath reports whether s has only letters, digits and /._+@~-, so that it can
+// stand in a mount option, in mountinfo and in a map without quoting: overlayfs,
+// the kernel's lists and autofs each have an escape of their own.
+func PlainPath(s string) bool {
 	for i := range len(s) {
 		if !alphanumeric(s[i]) && strings.IndexByte("/._+@~-", s[i]) < 0 {
 			return false

@@ -48,7 +48,7 @@ type Rule struct {
 	Won       bool   `json:"won"`
 	Reason    string `json:"reason"` // why it won or lost
 
-	rank, source int
+	source int // index of the Source
 }
 
 func (r Rule) origin() string {
@@ -234,6 +234,34 @@ type found struct {
 	layers                       []Entry
 }
 
+// search puts the terms to each source and hands what it answers to put, together
+// with the place for that source's findings.
+func (l *lookup) search(ctx context.Context, terms []Term, attrs []string, put func(*found, Entry) error) error {
+	for i, s := range l.sources {
+		entries, err := s.Search(ctx, terms, attrs)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := put(&l.found[i], e); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// byName searches for the entries of a class that have one of the names.
+func (l *lookup) byName(ctx context.Context, of string, names []string, put func(*found, Entry)) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return l.search(ctx, []Term{{class(of), anyOf("cn", names...)}}, attributes(), func(f *found, e Entry) error {
+		put(f, e)
+		return nil
+	})
+}
+
 // first asks each source for the host, the user and the groups that name the user,
 // the component and its levels.
 func (l *lookup) first(ctx context.Context, withLevels bool) error {
@@ -257,40 +285,36 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 		terms = append(terms, Term{class(classLevel), {levels}})
 	}
 	if key.Level == "" {
-		terms = append(terms,
-			Term{{{Attr: "objectClass", Value: "device"}, {Attr: "objectClass", Value: "ipHost"}}, hostNames})
+		terms = append(terms, Term{anyOf("objectClass", hostClasses()...), hostNames})
 		if l.query.User != "" {
 			terms = append(terms,
-				Term{{{Attr: "objectClass", Value: "posixAccount"}, {Attr: "objectClass", Value: "inetOrgPerson"}}, anyOf("uid", l.query.User)},
+				Term{anyOf("objectClass", userClasses()...), anyOf("uid", l.query.User)},
 				Term{class(classCaller), anyOf("memberUid", l.query.User)})
 		}
 	}
-	for i, s := range l.sources {
-		entries, err := s.Search(ctx, terms, attributes())
-		if err != nil {
-			return err
+	return l.search(ctx, terms, attributes(), func(f *found, e Entry) error {
+		switch {
+		case e.Is(classComponent):
+			f.components = append(f.components, e)
+		case e.Is(classLevel):
+			f.levels = append(f.levels, e)
+		case isHost(e) && isNamed(e, names, !full):
+			f.hosts = append(f.hosts, e)
+		case isUser(e) && hasValue(e, "uid", l.query.User):
+			f.users = append(f.users, e)
+		default: // found by memberUid
+			f.userGroups = append(f.userGroups, e)
 		}
-		f := &l.found[i]
-		for _, e := range entries {
-			switch {
-			case e.Is(classComponent):
-				f.components = append(f.components, e)
-			case e.Is(classLevel):
-				f.levels = append(f.levels, e)
-			case isHost(e) && isNamed(e, names, !full):
-				f.hosts = append(f.hosts, e)
-			case isUser(e) && hasValue(e, "uid", l.query.User):
-				f.users = append(f.users, e)
-			default: // found by memberUid
-				f.userGroups = append(f.userGroups, e)
-			}
-		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func isHost(e Entry) bool { return e.Is("device") || e.Is("ipHost") }
-func isUser(e Entry) bool { return e.Is("posixAccount") || e.Is("inetOrgPerson") }
+// The object classes by which entries that are there already are hosts and users.
+func hostClasses() []string { return []string{"device", "ipHost"} }
+func userClasses() []string { return []string{"posixAccount", "inetOrgPerson"} }
+
+func isHost(e Entry) bool { return slices.ContainsFunc(hostClasses(), e.Is) }
+func isUser(e Entry) bool { return slices.ContainsFunc(userClasses(), e.Is) }
 
 // isNamed reports whether the entry's cn is one of the names, or, if asked, the
 // first of them with a domain behind it.
@@ -339,35 +363,28 @@ func (l *lookup) second(ctx context.Context) error {
 	if both := len(users) > 0 && len(hosts) > 0; both {
 		attrs = append(attrs, "member", "uniqueMember")
 	}
-	for i, s := range l.sources {
-		entries, err := s.Search(ctx, terms, attrs)
-		if err != nil {
-			return err
+	return l.search(ctx, terms, attrs, func(f *found, e Entry) error {
+		switch {
+		case e.Is(classLayer):
+			f.layers = append(f.layers, e)
+			return nil
+		case e.Is(classProfile):
+			f.profiles = append(f.profiles, e)
+			return nil
 		}
-		f := &l.found[i]
-		for _, e := range entries {
-			switch {
-			case e.Is(classLayer):
-				f.layers = append(f.layers, e)
-				continue
-			case e.Is(classProfile):
-				f.profiles = append(f.profiles, e)
-				continue
-			}
-			ofHost := len(users) == 0 || hasMember(e, hosts)
-			ofUser := len(hosts) == 0 || hasMember(e, users)
-			if ofHost {
-				f.hostGroups = append(f.hostGroups, e)
-			}
-			if ofUser {
-				f.userGroups = append(f.userGroups, e)
-			}
-			if !ofHost && !ofUser {
-				return e.invalid("member", "", "the DN of the host or the user, which the server found in it")
-			}
+		ofHost := len(users) == 0 || hasMember(e, hosts)
+		ofUser := len(hosts) == 0 || hasMember(e, users)
+		if ofHost {
+			f.hostGroups = append(f.hostGroups, e)
 		}
-	}
-	return nil
+		if ofUser {
+			f.userGroups = append(f.userGroups, e)
+		}
+		if !ofHost && !ofUser {
+			return e.invalid("member", "", "the DN of the host or the user, which the server found in it")
+		}
+		return nil
+	})
 }
 
 // layerNames are the layers of the levels found so far.
@@ -377,7 +394,7 @@ func (l *lookup) layerNames() []string {
 	for _, f := range l.found {
 		for _, e := range f.levels {
 			for _, ref := range e.Attrs["levelfslayerref"] {
-				if _, name, ok := strings.Cut(ref, ":"); ok && validName(name, "._+~-") && !seen[name] {
+				if _, name, ok := strings.Cut(ref, ":"); ok && ValidLayer(name) && !seen[name] {
 					seen[name] = true
 					names = append(names, name)
 				}
@@ -389,25 +406,11 @@ func (l *lookup) layerNames() []string {
 
 // lateLevel asks for one level, and then for its layers.
 func (l *lookup) lateLevel(ctx context.Context, name string) error {
-	for i, s := range l.sources {
-		levels, err := s.Search(ctx, []Term{{class(classLevel), anyOf("cn", name)}}, attributes())
-		if err != nil {
-			return err
-		}
-		l.found[i].levels = levels
+	err := l.byName(ctx, classLevel, []string{name}, func(f *found, e Entry) { f.levels = append(f.levels, e) })
+	if err != nil {
+		return err
 	}
-	names := l.layerNames()
-	if len(names) == 0 {
-		return nil
-	}
-	for i, s := range l.sources {
-		layers, err := s.Search(ctx, []Term{{class(classLayer), anyOf("cn", names...)}}, attributes())
-		if err != nil {
-			return err
-		}
-		l.found[i].layers = layers
-	}
-	return nil
+	return l.byName(ctx, classLayer, l.layerNames(), func(f *found, e Entry) { f.layers = append(f.layers, e) })
 }
 
 // maxNesting is how deep profiles may include each other, groups' profiles counted
@@ -427,12 +430,9 @@ func (l *lookup) includes(ctx context.Context) error {
 		case depth == maxNesting:
 			return fmt.Errorf("profiles include each other more than %d deep: %q", maxNesting, names)
 		}
-		for i, s := range l.sources {
-			profiles, err := s.Search(ctx, []Term{{class(classProfile), anyOf("cn", names...)}}, attributes())
-			if err != nil {
-				return err
-			}
-			l.found[i].profiles = append(l.found[i].profiles, profiles...)
+		err := l.byName(ctx, classProfile, names, func(f *found, e Entry) { f.profiles = append(f.profiles, e) })
+		if err != nil {
+			return err
 		}
 	}
 }
@@ -473,13 +473,14 @@ func plainDN(dn string) string {
 	var b strings.Builder
 	for i := 0; i < len(dn); i++ {
 		switch c := dn[i]; {
-		case c == '\\' && i+2 < len(dn) && isHex(dn[i+1]) && isHex(dn[i+2]):
-			n, _ := strconv.ParseUint(dn[i+1:i+3], 16, 8)
-			b.WriteByte(byte(n))
-			i += 2
 		case c == '\\' && i+1 < len(dn):
-			b.WriteByte(dn[i+1])
-			i++
+			if n, err := strconv.ParseUint(dn[i+1:min(i+3, len(dn))], 16, 8); err == nil && i+2 < len(dn) {
+				b.WriteByte(byte(n))
+				i += 2
+			} else {
+				b.WriteByte(dn[i+1])
+				i++
+			}
 		case c == ',':
 			b.WriteByte(separators[0])
 		case c == '=':
@@ -494,10 +495,6 @@ func plainDN(dn string) string {
 		parts[i] = strings.TrimSpace(attr) + separators[1:] + strings.TrimSpace(value)
 	}
 	return strings.ToLower(strings.Join(parts, separators[:1]))
-}
-
-func isHex(c byte) bool {
-	return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' || 'A' <= c && c <= 'F'
 }
 
 // component decodes the component of the first source that has it.
@@ -574,17 +571,17 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 			trail = append(trail, rules...)
 		}
 		if len(f.users) == 0 && l.query.User != "" {
-			trail = append(trail, Rule{Rank: RankUser, Source: name, source: i, rank: rankOf(RankUser),
+			trail = append(trail, Rule{Rank: RankUser, Source: name, source: i,
 				Reason: fmt.Sprintf("no entry for user %q", l.query.User)})
 		}
 		if len(f.hosts) == 0 {
-			trail = append(trail, Rule{Rank: RankHost, Source: name, source: i, rank: rankOf(RankHost),
+			trail = append(trail, Rule{Rank: RankHost, Source: name, source: i,
 				Reason: fmt.Sprintf("no entry for host %q", l.query.Host)})
 		}
 		for _, e := range f.components {
 			if slices.Contains(e.Attrs["cn"], c.Name) {
 				trail = append(trail, Rule{Rank: RankDefault, Source: name, DN: e.DN, source: i,
-					rank: rankOf(RankDefault), Level: e.First("levelfsdefault")})
+					Level: e.First("levelfsdefault")})
 			}
 		}
 	}
@@ -596,15 +593,16 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 
 // compare is negative if a goes before b.
 func (a Rule) compare(b Rule) int {
+	rank := cmp.Compare(rankOf(a.Rank), rankOf(b.Rank))
 	switch {
 	case a.Mandatory && !b.Mandatory:
 		return -1
 	case b.Mandatory && !a.Mandatory:
 		return 1
 	case a.Mandatory:
-		return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(b.source, a.source))
+		return cmp.Or(rank, cmp.Compare(b.source, a.source))
 	}
-	return cmp.Or(cmp.Compare(a.rank, b.rank), cmp.Compare(a.source, b.source))
+	return cmp.Or(rank, cmp.Compare(a.source, b.source))
 }
 
 // judge marks the first rule of the ordered trail that names a level as the
@@ -623,7 +621,7 @@ func judge(trail []Rule, component, host string) ([]Rule, Rule, error) {
 			r.Reason = "says nothing of " + component
 		case r.Mandatory != trail[first].Mandatory:
 			r.Reason = "a mandatory rule answered"
-		case r.rank != trail[first].rank:
+		case r.Rank != trail[first].Rank:
 			r.Reason = "a more specific rule answered"
 		case r.source != trail[first].source && r.Mandatory:
 			r.Reason = "a later source's mandatory rule answered at this rank"
@@ -663,12 +661,12 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 		}
 		for _, a := range own {
 			r := rule
-			r.Rank, r.rank, r.Level, r.Mandatory = direct, rankOf(direct), a.level, a.mandatory
+			r.Rank, r.Level, r.Mandatory = direct, a.level, a.mandatory
 			rules = append(rules, r)
 		}
 		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, a assignment) {
 			r := rule
-			r.Rank, r.rank, r.Level, r.Mandatory, r.Via = byProfile, rankOf(byProfile), a.level, a.mandatory, via
+			r.Rank, r.Level, r.Mandatory, r.Via = byProfile, a.level, a.mandatory, via
 			rules = append(rules, r)
 		})
 		if err != nil {
@@ -683,7 +681,7 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 // two ways speaks once.
 func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, a assignment)) error {
 	for _, name := range e.Attrs["levelfsprofileref"] {
-		if !validName(name, "._+-") {
+		if !validProfile(name) {
 			return e.invalid(attrProfileRef, name, "the name of a profile")
 		}
 		chain := append(slices.Clone(via), name)
@@ -716,7 +714,7 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 func (l *lookup) profile(name string) (Entry, bool) {
 	for _, f := range l.found {
 		for _, p := range f.profiles {
-			if slices.ContainsFunc(p.Attrs["cn"], func(v string) bool { return strings.EqualFold(v, name) }) {
+			if hasValue(p, "cn", name) {
 				return p, true
 			}
 		}
@@ -739,7 +737,7 @@ func (l *lookup) assignments(e Entry) ([]assignment, error) {
 			if component != l.query.Key.Component {
 				continue
 			}
-			if !validName(level, "._+~-") {
+			if !validLevel(level) {
 				return nil, e.invalid(attr, v, "COMPONENT=LEVEL")
 			}
 			found = append(found, assignment{level: level, mandatory: attr == attrMandatory})

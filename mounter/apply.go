@@ -347,13 +347,7 @@ func (x *execution) mount2Overlay() (*os.File, error) {
 	for _, dir := range p.lowers() {
 		dirs = append(dirs, filepath.Base(dir))
 	}
-	options := append([]string{}, p.Flags...)
-	options = append(options, p.Options...)
-	options = append(options, "lowerdir="+strings.Join(dirs, ":"))
-	if p.Private != nil {
-		options = append(options, "upperdir="+p.upper(), "workdir="+p.work())
-	}
-	data := strings.Join(options, ",")
+	data := p.mountOptions("lowerdir=" + strings.Join(dirs, ":"))
 	// The kernel cuts what does not fit, in silence (copy_mount_options).
 	if page := os.Getpagesize(); len(data) >= page {
 		return nil, fmt.Errorf("%d layers need %d bytes of mount options, but before Linux 6.7 they have to fit into %d: use fewer layers or a newer kernel",

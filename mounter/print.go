@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"slices"
 	"strings"
 )
 
@@ -74,7 +75,7 @@ func (p *Plan) commands(s Step) []string {
 			record + " >" + file,
 		}
 	case OpOverlay:
-		lines := []string{"mount -t overlay -o " + quote(strings.Join(p.mountOptions(), ",")) + " " + quote(p.Source) + " " + quote(s.Target)}
+		lines := []string{"mount -t overlay -o " + quote(p.typedOptions()) + " " + quote(p.Source) + " " + quote(s.Target)}
 		if p.Private != nil && !p.Private.Ephemeral {
 			// An empty record: the next mount asks the kernel whether the layer is free.
 			lines = append(lines, ": >"+quote(p.Private.lock()), "exec 9>&-")
@@ -86,17 +87,23 @@ func (p *Plan) commands(s Step) []string {
 	return nil
 }
 
-// mountOptions is everything that mount(8) needs after -o for the overlay.
-func (p *Plan) mountOptions() []string {
-	options := append([]string{}, p.Flags...)
-	options = append(options, p.Options...)
+// typedOptions is everything that mount(8) needs after -o for the overlay.
+func (p *Plan) typedOptions() string {
+	var lower []string
 	for _, dir := range p.lowers() {
-		options = append(options, "lowerdir+="+dir)
+		lower = append(lower, "lowerdir+="+dir)
 	}
+	return p.mountOptions(lower...)
+}
+
+// mountOptions is the overlay's option string, with the lower layers spelled as
+// they are given.
+func (p *Plan) mountOptions(lower ...string) string {
+	options := slices.Concat(p.Flags, p.Options, lower)
 	if p.Private != nil {
 		options = append(options, "upperdir="+p.upper(), "workdir="+p.work())
 	}
-	return options
+	return strings.Join(options, ",")
 }
 
 // layerOptions are the mount options of a layer's image. An ext4 journal is never

@@ -30,12 +30,14 @@ func enterStage(dir string) (*stage, error) {
 	}{{"/proc/thread-self/ns/mnt", &s.home}, {"/", &s.root}, {".", &s.cwd}} {
 		fd, err := unix.Open(place.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return nil, errors.Join(&os.PathError{Op: "open", Path: place.path, Err: err}, s.forget())
+			s.forget()
+			return nil, &os.PathError{Op: "open", Path: place.path, Err: err}
 		}
 		*place.fd = os.NewFile(uintptr(fd), place.path)
 	}
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return nil, errors.Join(fmt.Errorf("a mount namespace of its own: %w", err), s.forget())
+		s.forget()
+		return nil, fmt.Errorf("a mount namespace of its own: %w", err)
 	}
 	// Nothing that is mounted here may propagate to where it is seen.
 	err := mount.MakeRPrivate("/")
@@ -70,12 +72,11 @@ func (s *stage) leave() error {
 	return nil
 }
 
-func (s *stage) forget() error {
+func (s *stage) forget() {
 	for _, f := range []*os.File{s.home, s.root, s.cwd} {
 		if f != nil {
 			f.Close()
 		}
 	}
 	s.home = nil
-	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"github.com/levelfs/levelfs/ldapmap"
 )
 
 // RootVariable is the environment variable that moves every path of levelfs.
@@ -168,20 +170,8 @@ func (s *Source) check() error {
 
 const wantPath = "must be a clean absolute path of letters, digits and /._+@~-"
 
-// validPath reports whether p is an absolute path that can stand in a mount
-// option, in mountinfo and in a map without quoting: overlayfs, the kernel's lists
-// and autofs each have an escape of their own.
 func validPath(p string) bool {
-	if !filepath.IsAbs(p) || filepath.Clean(p) != p {
-		return false
-	}
-	for i := range len(p) {
-		c := p[i]
-		if (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && strings.IndexByte("/._+@~-", c) < 0 {
-			return false
-		}
-	}
-	return true
+	return filepath.IsAbs(p) && filepath.Clean(p) == p && ldapmap.PlainPath(p)
 }
 
 // Hostname is the name that this machine is looked up by.

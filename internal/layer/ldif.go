@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/go-ldap/ldap/v3"
+
+	"github.com/levelfs/levelfs/ldapmap"
 )
 
 // CheckEntry reports whether an inventory entry can be made of a layer with this
@@ -19,12 +20,10 @@ import (
 // image's last element ^[A-Za-z0-9._+@~-]+$ (no inventory accepts another), and
 // base must be a distinguished name (RFC 4514) with at least one part.
 func CheckEntry(name, base, image string) error {
-	// Compiled here: it is called once in a run, and other commands that import
-	// the package should not pay for it at start.
-	if !regexp.MustCompile(`\A[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}\z`).MatchString(name) {
+	if !ldapmap.ValidLayer(name) {
 		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + ~ -", name)
 	}
-	if file := filepath.Base(image); file == "." || file == ".." || !regexp.MustCompile(`\A[A-Za-z0-9._+@~-]+\z`).MatchString(file) {
+	if file := filepath.Base(image); file == "." || file == ".." || file == "/" || !ldapmap.PlainPath(file) {
 		return fmt.Errorf("image name %q: want letters, digits and . _ + @ ~ -", file)
 	}
 	dn, err := ldap.ParseDN(base)
