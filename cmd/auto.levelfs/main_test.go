@@ -7,13 +7,13 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/levelfs/levelfs/internal/testenv"
 )
 
 func TestMain(m *testing.M) {
@@ -28,37 +28,13 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup: func(env *testscript.Env) error {
-			env.Setenv("LEVELFS_ROOT", env.WorkDir)
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
-			return nil
-		},
+		Setup:               testenv.SetUpScript,
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits":  exits,
+			"exits":  testenv.Exits,
 			"refuse": refuse,
 			"tree":   tree,
 		},
 	})
-}
-
-// exits runs a command and wants that exit status: exits N COMMAND [ARG...].
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits N COMMAND [ARG...]")
-	}
-	want, err := strconv.Atoi(args[0])
-	ts.Check(err)
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if got != want {
-		ts.Fatalf("exit status %d, want %d", got, want)
-	}
 }
 
 // refuse is the other half of the map's contract: the key is refused with exit
@@ -68,7 +44,7 @@ func refuse(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: refuse TEXT [KEY...]")
 	}
-	exits(ts, false, append([]string{"1", "auto.levelfs"}, args[1:]...))
+	testenv.Exits(ts, false, append([]string{"1", "auto.levelfs"}, args[1:]...))
 	if out := ts.ReadFile("stdout"); out != "" {
 		ts.Fatalf("standard output %q", out)
 	}

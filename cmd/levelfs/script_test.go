@@ -2,17 +2,15 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/mounter"
 )
 
@@ -29,10 +27,8 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
-			env.Setenv("LEVELFS_ROOT", env.WorkDir)
-			env.Setenv("GORACE", "atexit_sleep_ms=0") // a second for each command otherwise
 			env.Setenv("TZ", "UTC")
-			return nil
+			return testenv.SetUpScript(env)
 		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "views" {
@@ -42,30 +38,10 @@ func TestScripts(t *testing.T) {
 			return len(views) > 0, err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": exits,
+			"exits": testenv.Exits,
 			"tree":  tree,
 		},
 	})
-}
-
-// exits runs a command and wants that exit status: exits N COMMAND [ARG...].
-func exits(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: exits N COMMAND [ARG...]")
-	}
-	want, err := strconv.Atoi(args[0])
-	ts.Check(err)
-	got := 0
-	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		var exit *exec.ExitError
-		if !errors.As(err, &exit) {
-			ts.Fatalf("%v", err)
-		}
-		got = exit.ExitCode()
-	}
-	if got != want {
-		ts.Fatalf("exit status %d, want %d", got, want)
-	}
 }
 
 // tree lists the script's directory into a file outside of it, with what a change
