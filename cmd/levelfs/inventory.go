@@ -17,24 +17,46 @@ func lookupContext(parent context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(parent, lookupTime)
 }
 
+// A site is what most verbs work on.
+type site struct {
+	*inventory.Inventory
+	config *config.Config
+	host   string // whom the verb is about
+}
+
+// openSite loads the configuration and opens the inventory; an empty host stands
+// for this machine.
+func openSite(host string) (*site, error) {
+	c, err := config.Load()
+	if err != nil {
+		return nil, err
+	}
+	if host == "" {
+		if host, err = c.Hostname(); err != nil {
+			return nil, err
+		}
+	}
+	inv, err := inventory.Open(c)
+	if err != nil {
+		return nil, err
+	}
+	return &site{Inventory: inv, config: c, host: host}, nil
+}
+
 // completeComponents offers the inventory's components to the shell. Without an
 // answer in a second it offers nothing.
 func completeComponents(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	c, err := config.Load()
+	s, err := openSite("")
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	inv, err := inventory.Open(c)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	defer inv.Close()
+	defer s.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	components, err := inv.Components(ctx, toComplete)
+	components, err := s.Components(ctx, toComplete)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}

@@ -10,8 +10,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"github.com/levelfs/levelfs/internal/config"
-	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
@@ -65,35 +63,26 @@ EXIT STATUS
 }
 
 func directMap(cmd *cobra.Command, host string, log *logrus.Logger) ([]byte, error) {
-	c, err := config.Load()
+	s, err := openSite(host)
 	if err != nil {
 		return nil, err
 	}
-	if host == "" {
-		if host, err = c.Hostname(); err != nil {
-			return nil, err
-		}
-	}
-	inv, err := inventory.Open(c)
-	if err != nil {
-		return nil, err
-	}
-	defer inv.Close()
+	defer s.Close()
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()
-	components, err := inv.Placed(ctx)
+	components, err := s.Placed(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "# Made by \"levelfs map direct\" for host %s. Changes will be lost.\n", host)
+	fmt.Fprintf(&text, "# Made by \"levelfs map direct\" for host %s. Changes will be lost.\n", s.host)
 	at := make(map[string]string)
 	for _, component := range components {
 		if other, taken := at[component.MountPoint]; taken {
 			return nil, fmt.Errorf("components %q and %q have the same mount point %q", other, component.Name, component.MountPoint)
 		}
 		at[component.MountPoint] = component.Name
-		_, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component.Name}, Host: host})
+		_, err := s.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component.Name}, Host: s.host})
 		var none *ldapmap.NoLevelError
 		var down *ldapmap.UnavailableError
 		switch {

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/levelfs/levelfs/internal/config"
-	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -68,31 +67,22 @@ func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
 	if err != nil {
 		return &usageError{err.Error()}
 	}
-	c, err := config.Load()
+	s, err := openSite(o.host)
 	if err != nil {
 		return err
 	}
-	if o.host == "" {
-		if o.host, err = c.Hostname(); err != nil {
-			return err
-		}
-	}
-	inv, err := inventory.Open(c)
-	if err != nil {
-		return err
-	}
-	defer inv.Close()
+	defer s.Close()
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()
 
 	var report planReport
-	report.Resolution, err = inv.Resolve(ctx, ldapmap.Query{Key: key, Host: o.host, User: o.user})
+	report.Resolution, err = s.Resolve(ctx, ldapmap.Query{Key: key, Host: s.host, User: o.user})
 	if err == nil {
 		if o.target == "" {
-			o.target = defaultTarget(c, report.Resolution)
+			o.target = defaultTarget(s.config, report.Resolution)
 		}
 		options := view.Options{ReadOnly: key.Level != "", User: o.user}
-		report.Plan, err = view.Plan(c, report.Resolution, o.target, options)
+		report.Plan, err = view.Plan(s.config, report.Resolution, o.target, options)
 	}
 	if report.Plan != nil {
 		report.Commands = report.Plan.Commands()
