@@ -1,0 +1,66 @@
+package ldapmap
+
+import (
+	"context"
+	"fmt"
+)
+
+// A Store is a Source that can also be read as a whole and be changed: what people
+// and their tools need, and mounts do not.
+type Store interface {
+	Source
+	// All is Search for many answers: it returns every entry that any of the terms
+	// selects, however many there are. progress, if not nil, is called now and then
+	// with the number of entries read so far. There is no other limit than the
+	// context's.
+	All(ctx context.Context, terms []Term, attrs []string, progress func(entries int)) ([]Entry, error)
+	// Apply makes one change of one entry, whole or not at all. It returns a
+	// *ConflictError if the entry is not as it was when the edit was made for it.
+	Apply(ctx context.Context, e Edit) error
+	// Identity says as whom Apply writes, for the record: an authorization identity
+	// of the directory (RFC 4513, section 5.2.1.8), or a user of this machine.
+	Identity(ctx context.Context) (string, error)
+}
+
+// AttrVersion is the attribute by which an [Edit] recognises the entry that it was
+// made for, where the source has it (OpenLDAP's change sequence number).
+const AttrVersion = "entryCSN"
+
+// An Edit is one change of one entry.
+type Edit struct {
+	DN string
+	// Was is the entry that the edit was made for, as the Store returned it. Without
+	// one the edit makes a new entry out of the values that its Mods add, and an entry
+	// that is there by now is a conflict.
+	Was  *Entry
+	Mods []Mod
+}
+
+// A Mod adds or deletes values of one attribute of an entry (RFC 4511, section 4.6).
+// Values to delete have to be there, so that one who overwrites what another has
+// just written is told so; deleting no values at all deletes the attribute.
+type Mod struct {
+	Op     ModOp
+	Attr   string
+	Values []string
+}
+
+// ModOp is what a Mod does.
+type ModOp string
+
+// The kinds of Mod.
+const (
+	ModAdd    ModOp = "add"
+	ModDelete ModOp = "delete"
+)
+
+// A ConflictError is an edit that came too late: somebody else has changed the entry.
+type ConflictError struct {
+	Source, DN string
+	Err        error // what the source said
+}
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("inventory %s: entry %q was changed by somebody else in the meantime: %v", e.Source, e.DN, e.Err)
+}
+func (e *ConflictError) Unwrap() error { return e.Err }
