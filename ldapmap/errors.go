@@ -21,10 +21,25 @@ func (e *NotFoundError) Error() string {
 }
 
 // A NoLevelError is a caller for whom nothing decides a component's level.
-type NoLevelError struct{ Component, Host string }
+type NoLevelError struct{ Component, Host, User string }
 
 func (e *NoLevelError) Error() string {
-	return fmt.Sprintf("no level of %q is assigned to host %q, and the component has no default", e.Component, e.Host)
+	who := fmt.Sprintf("host %q", e.Host)
+	switch {
+	case e.Host == "":
+		who = fmt.Sprintf("user %q", e.User)
+	case e.User != "":
+		who = fmt.Sprintf("user %q on host %q", e.User, e.Host)
+	}
+	return fmt.Sprintf("no level of %q is assigned to %s, and the component has no default", e.Component, who)
+}
+
+// A SealError is a released level that does not have the layers that it was released
+// with. A level name means the same content for ever: it is not run.
+type SealError struct{ Level, DN string }
+
+func (e *SealError) Error() string {
+	return fmt.Sprintf("released level %q was changed: its layers are not those of its levelfsSeal (%q)", e.Level, e.DN)
 }
 
 // An AmbiguousError is two different answers at the same rank of one source.

@@ -17,6 +17,10 @@ const (
 	classCaller    = "levelfsCaller"
 	classProfile   = "levelfsProfile"
 
+	// RFC 2307.
+	classPosixGroup = "posixGroup"
+	classNetgroup   = "nisNetgroup"
+
 	attrAssignment = "levelfsAssignment"
 	attrMandatory  = "levelfsMandatory"
 	attrProfileRef = "levelfsProfileRef"
@@ -52,6 +56,7 @@ type Level struct {
 	NotBefore time.Time `json:"notBefore,omitzero"`
 	NotAfter  time.Time `json:"notAfter,omitzero"`
 	Successor string    `json:"successor,omitempty"` // level to run instead of a retired one
+	Seal      string    `json:"seal,omitempty"`      // of its layers, when it was released; see [Seal]
 }
 
 // A Layer is one read-only file system image.
@@ -125,10 +130,11 @@ func (e Entry) time(attr string) (time.Time, error) {
 }
 
 func decodeLevel(e Entry, name string) (Level, error) {
-	if err := e.single("levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor"); err != nil {
+	if err := e.single("levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal"); err != nil {
 		return Level{}, err
 	}
-	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate")), Successor: e.First("levelfssuccessor")}
+	l := Level{DN: e.DN, Name: name, State: strings.ToLower(e.First("levelfsstate")), Successor: e.First("levelfssuccessor"),
+		Seal: strings.ToLower(e.First("levelfsseal"))}
 	var err error
 	if l.NotBefore, err = e.time("levelfsNotBefore"); err != nil {
 		return l, err
@@ -138,6 +144,9 @@ func decodeLevel(e Entry, name string) (Level, error) {
 	}
 	if l.Successor != "" && !validLevel(l.Successor) {
 		return l, e.invalid("levelfsSuccessor", l.Successor, "a level name such as 29.4-1")
+	}
+	if l.Seal != "" && !validDigest(l.Seal) {
+		return l, e.invalid("levelfsSeal", l.Seal, "sha256: and 64 hexadecimal digits")
 	}
 	switch l.State {
 	case "":

@@ -98,6 +98,10 @@ func PlainPath(s string) bool {
 	return true
 }
 
+// ValidUser reports whether s can be looked up as a user: 1 to 64 letters, digits
+// and ._- of which the first is a letter or a digit.
+func ValidUser(s string) bool { return validName(s, "._-") }
+
 // ValidHost reports whether s can be looked up as a host: an RFC 1123 name,
 // with underscores tolerated because real networks have them.
 func ValidHost(s string) bool {

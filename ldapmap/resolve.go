@@ -14,7 +14,7 @@ import (
 // A Query is what a lookup asks.
 type Query struct {
 	Key  Key    `json:"key"`
-	Host string `json:"host"`           // a host name, short or fully qualified
+	Host string `json:"host"`           // a host name, short or fully qualified; "": the user alone, on no host
 	User string `json:"user,omitempty"` // a user on it, or "" if the host itself asks
 }
 
@@ -93,13 +93,13 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if len(r.Sources) == 0 {
 		return res, errors.New("no inventory is configured")
 	}
-	if !ValidHost(q.Host) {
+	if !ValidHost(q.Host) && (q.Host != "" || q.User == "") {
 		return res, fmt.Errorf("invalid host name %q", q.Host)
 	}
-	if q.User != "" && !validName(q.User, "._-") {
+	if q.User != "" && !ValidUser(q.User) {
 		return res, fmt.Errorf("invalid user name %q", q.User)
 	}
-	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool)}
+	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool), nested: make(map[string]bool)}
 	// All levels of the component come with the first search, so that the second can
 	// ask for their layers. Of a component that has hundreds only the one is asked
 	// for, once it is known.
@@ -117,6 +117,9 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		return res, err
 	}
 	if err := l.second(ctx); err != nil {
+		return res, err
+	}
+	if err := l.netgroups(ctx); err != nil {
 		return res, err
 	}
 	if err := l.includes(ctx); err != nil {
@@ -148,7 +151,7 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 		}
 		res.Layers = append(res.Layers, layer)
 	}
-	return res, nil
+	return res, res.Level.checkSeal(res.Layers)
 }
 
 // usable refuses a level that is retired or outside its validity window, and one
@@ -223,6 +226,7 @@ type lookup struct {
 	sources []Source
 	found   []found         // one per source
 	asked   map[string]bool // profiles that were asked for, in lower case
+	nested  map[string]bool // netgroups that were asked for, likewise
 	late    bool            // levels are asked for when it is known which
 }
 
@@ -231,6 +235,7 @@ type found struct {
 	users, hosts                 []Entry
 	components, levels, profiles []Entry
 	userGroups, hostGroups       []Entry
+	netgroups                    []Entry // with assignments, and what they hold
 	layers                       []Entry
 }
 
@@ -262,20 +267,10 @@ func (l *lookup) byName(ctx context.Context, of string, names []string, put func
 	})
 }
 
-// first asks each source for the host, the user and the groups that name the user,
-// the component and its levels.
+// first asks each source for the host, the user, the groups that name the user, the
+// netgroups that are callers, the component and its levels.
 func (l *lookup) first(ctx context.Context, withLevels bool) error {
 	key := l.query.Key
-	// A host is known by its short name or by its full one, whichever asks.
-	names := []string{l.query.Host}
-	short, _, full := strings.Cut(l.query.Host, ".")
-	hostNames := anyOf("cn", l.query.Host)
-	if full {
-		names = append(names, short)
-		hostNames = anyOf("cn", names...)
-	} else {
-		hostNames = append(hostNames, Test{Attr: "cn", Op: Prefix, Value: short + "."})
-	}
 	levels := Test{Attr: "cn", Op: Prefix, Value: key.Component + "@"}
 	if key.Level != "" {
 		levels = Test{Attr: "cn", Value: key.String()}
@@ -285,12 +280,7 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 		terms = append(terms, Term{class(classLevel), {levels}})
 	}
 	if key.Level == "" {
-		terms = append(terms, Term{anyOf("objectClass", hostClasses()...), hostNames})
-		if l.query.User != "" {
-			terms = append(terms,
-				Term{anyOf("objectClass", userClasses()...), anyOf("uid", l.query.User)},
-				Term{class(classCaller), anyOf("memberUid", l.query.User)})
-		}
+		terms = append(terms, l.callerTerms()...)
 	}
 	return l.search(ctx, terms, attributes(), func(f *found, e Entry) error {
 		switch {
@@ -298,32 +288,70 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 			f.components = append(f.components, e)
 		case e.Is(classLevel):
 			f.levels = append(f.levels, e)
-		case isHost(e) && isNamed(e, names, !full):
-			f.hosts = append(f.hosts, e)
-		case isUser(e) && hasValue(e, "uid", l.query.User):
-			f.users = append(f.users, e)
-		default: // found by memberUid
-			f.userGroups = append(f.userGroups, e)
+		default:
+			l.caller(f, e)
 		}
 		return nil
 	})
 }
 
-// The object classes by which entries that are there already are hosts and users.
-func hostClasses() []string { return []string{"device", "ipHost"} }
+// callerTerms select the entries that are the caller's, or may be.
+func (l *lookup) callerTerms() []Term {
+	terms := []Term{{class(classNetgroup), class(classCaller)}}
+	if l.query.Host != "" {
+		// A host is known by its short name or by its full one, whichever asks.
+		names := anyOf("cn", l.query.Host)
+		if short, _, full := strings.Cut(l.query.Host, "."); full {
+			names = anyOf("cn", l.query.Host, short)
+		} else {
+			names = append(names, Test{Attr: "cn", Op: Prefix, Value: short + "."})
+		}
+		terms = append(terms, Term{anyOf("objectClass", hostClasses()...), names})
+	}
+	if l.query.User != "" {
+		terms = append(terms,
+			Term{anyOf("objectClass", userClasses()...), anyOf("uid", l.query.User)},
+			Term{class(classCaller), anyOf("memberUid", l.query.User)})
+	}
+	return terms
+}
+
+// caller puts an entry that callerTerms selected where it belongs.
+func (l *lookup) caller(f *found, e Entry) {
+	switch {
+	case e.Is(classNetgroup):
+		f.netgroups = append(f.netgroups, e)
+	case isHost(e) && l.isNamed(e):
+		f.hosts = append(f.hosts, e)
+	case isUser(e) && hasValue(e, "uid", l.query.User):
+		f.users = append(f.users, e)
+	default: // found by memberUid
+		f.userGroups = append(f.userGroups, e)
+	}
+}
+
+// The object classes by which entries that are there already are hosts and users:
+// those of RFC 4519 and RFC 2307, of FreeIPA and of Active Directory.
+func hostClasses() []string { return []string{"device", "ipHost", "ipaHost", "computer"} }
 func userClasses() []string { return []string{"posixAccount", "inetOrgPerson"} }
 
 func isHost(e Entry) bool { return slices.ContainsFunc(hostClasses(), e.Is) }
 func isUser(e Entry) bool { return slices.ContainsFunc(userClasses(), e.Is) }
 
-// isNamed reports whether the entry's cn is one of the names, or, if asked, the
-// first of them with a domain behind it.
-func isNamed(e Entry, names []string, anyDomain bool) bool {
-	return slices.ContainsFunc(e.Attrs["cn"], func(cn string) bool {
-		short, _, full := strings.Cut(cn, ".")
-		return anyDomain && full && strings.EqualFold(short, names[0]) ||
-			slices.ContainsFunc(names, func(n string) bool { return strings.EqualFold(cn, n) })
-	})
+// isNamed reports whether the entry's cn is the host's name, short or full.
+func (l *lookup) isNamed(e Entry) bool {
+	return slices.ContainsFunc(e.Attrs["cn"], l.isHostName)
+}
+
+// isHostName reports whether the name is the host's: as it was asked for, or where
+// one of the two has a domain and the other has none, the same without it.
+func (l *lookup) isHostName(name string) bool {
+	if strings.EqualFold(name, l.query.Host) {
+		return true
+	}
+	short, _, full := strings.Cut(name, ".")
+	wantShort, _, wantFull := strings.Cut(l.query.Host, ".")
+	return full != wantFull && strings.EqualFold(short, wantShort)
 }
 
 // hasValue compares as cn and uid do: without regard to case.
@@ -336,9 +364,11 @@ func hasValue(e Entry, attr, value string) bool {
 // the first search found.
 func (l *lookup) second(ctx context.Context) error {
 	var users, hosts []string // their DNs
+	var gids []string         // primary groups of the users
 	for _, f := range l.found {
 		for _, e := range f.users {
 			users = append(users, e.DN)
+			gids = append(gids, e.Attrs["gidnumber"]...)
 		}
 		for _, e := range f.hosts {
 			hosts = append(hosts, e.DN)
@@ -347,6 +377,9 @@ func (l *lookup) second(ctx context.Context) error {
 	var terms []Term
 	if dns := slices.Concat(users, hosts); len(dns) > 0 {
 		terms = append(terms, Term{class(classCaller), append(anyOf("member", dns...), anyOf("uniqueMember", dns...)...)})
+	}
+	if len(gids) > 0 {
+		terms = append(terms, Term{class(classCaller), class(classPosixGroup), anyOf("gidNumber", gids...)})
 	}
 	if layers := l.layerNames(); len(layers) > 0 {
 		terms = append(terms, Term{class(classLayer), anyOf("cn", layers...)})
@@ -370,6 +403,12 @@ func (l *lookup) second(ctx context.Context) error {
 			return nil
 		case e.Is(classProfile):
 			f.profiles = append(f.profiles, e)
+			return nil
+		case e.Is(classPosixGroup) && slices.Contains(gids, e.First("gidnumber")):
+			// Once, though it may also list the user as a member.
+			if !slices.ContainsFunc(f.userGroups, func(g Entry) bool { return g.DN == e.DN }) {
+				f.userGroups = append(f.userGroups, e)
+			}
 			return nil
 		}
 		ofHost := len(users) == 0 || hasMember(e, hosts)
@@ -574,7 +613,7 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 			trail = append(trail, Rule{Rank: RankUser, Source: name, source: i,
 				Reason: fmt.Sprintf("no entry for user %q", l.query.User)})
 		}
-		if len(f.hosts) == 0 {
+		if len(f.hosts) == 0 && l.query.Host != "" {
 			trail = append(trail, Rule{Rank: RankHost, Source: name, source: i,
 				Reason: fmt.Sprintf("no entry for host %q", l.query.Host)})
 		}
@@ -588,7 +627,7 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 	slices.SortStableFunc(trail, func(a, b Rule) int {
 		return cmp.Or(a.compare(b), cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
 	})
-	return judge(trail, c.Name, l.query.Host)
+	return judge(trail, c.Name, l.query)
 }
 
 // compare is negative if a goes before b.
@@ -607,7 +646,7 @@ func (a Rule) compare(b Rule) int {
 
 // judge marks the first rule of the ordered trail that names a level as the
 // winner, and gives every other one its reason.
-func judge(trail []Rule, component, host string) ([]Rule, Rule, error) {
+func judge(trail []Rule, component string, q Query) ([]Rule, Rule, error) {
 	first := slices.IndexFunc(trail, func(r Rule) bool { return r.Level != "" })
 	if first >= 0 {
 		trail[first].Won, trail[first].Reason = true, "the most specific rule that names a level"
@@ -638,7 +677,7 @@ func judge(trail []Rule, component, host string) ([]Rule, Rule, error) {
 	}
 	switch {
 	case first < 0:
-		return trail, Rule{}, &NoLevelError{Component: component, Host: host}
+		return trail, Rule{}, &NoLevelError{Component: component, Host: q.Host, User: q.User}
 	case rival != nil:
 		trail[first].Won, trail[first].Reason = false, rival.Reason
 		return trail, Rule{}, &AmbiguousError{Component: component, A: trail[first], B: *rival}

@@ -85,9 +85,9 @@ func class(name string) Condition { return anyOf("objectClass", name) }
 // attributes are what a lookup needs to see of an entry.
 func attributes() []string {
 	return []string{
-		"objectClass", "cn", "uid", "description",
+		"objectClass", "cn", "uid", "description", "gidNumber", "nisNetgroupTriple", "memberNisNetgroup",
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate",
-		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor",
+		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage",
 		attrAssignment, attrMandatory, attrProfileRef,
 	}
