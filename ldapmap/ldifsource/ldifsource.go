@@ -4,9 +4,8 @@
 // Every file named *.ldif in the directory is read, in the order of their names,
 // at each first search: the files are small, and what an editor saved is what
 // the next lookup sees. Only plain entries are accepted, no change records, so
-// that the files can be loaded into a directory server as they are. Attributes
-// compare as the schema says: without regard to case and, for member and
-// uniqueMember, as distinguished names (RFC 4517).
+// that the files can be loaded into a directory server as they are. Package
+// memsource says how attributes compare.
 //
 // When not to use it: for more than some thousands of entries. It reads them all
 // for every lookup.
@@ -20,14 +19,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
-	"github.com/go-ldap/ldap/v3"
 	"github.com/go-ldap/ldif"
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/ldapmap/memsource"
 )
 
 // maxFile is the largest LDIF file that is read, in bytes.
@@ -35,9 +33,16 @@ const maxFile = 64 << 20
 
 // Source reads one directory.
 type Source struct {
-	dir     string
+	dir   string
+	files []file            // as they were read
+	all   *memsource.Source // their entries; nil: not read yet
+}
+
+// A file is one LDIF file.
+type file struct {
+	name    string // in the directory
+	text    []byte
 	entries []ldapmap.Entry
-	read    bool
 }
 
 // New returns the Source for a directory. It does not touch it.
@@ -50,30 +55,25 @@ func (s *Source) Name() string { return s.dir }
 func (s *Source) Close() error { return nil }
 
 // Search implements [ldapmap.Source].
-func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, _ []string) ([]ldapmap.Entry, error) {
-	if !s.read {
+func (s *Source) Search(ctx context.Context, terms []ldapmap.Term, attrs []string) ([]ldapmap.Entry, error) {
+	if s.all == nil {
 		if err := s.load(ctx); ctx.Err() != nil {
 			return nil, &ldapmap.UnavailableError{Source: s.dir, Err: ctx.Err()}
 		} else if err != nil {
 			return nil, &ldapmap.ConfigError{Source: s.dir, Err: err}
 		}
-		s.read = true
 	}
-	var hits []ldapmap.Entry
-	for _, e := range s.entries {
-		if slices.ContainsFunc(terms, func(t ldapmap.Term) bool { return holds(e, t) }) {
-			hits = append(hits, e)
-		}
-	}
-	return hits, nil
+	return s.all.Search(ctx, terms, attrs)
 }
 
+// load reads the directory.
 func (s *Source) load(ctx context.Context) error {
 	dir, err := os.ReadDir(s.dir)
 	if err != nil {
 		return err
 	}
-	s.entries = nil
+	s.files = nil
+	var all []ldapmap.Entry
 	from := make(map[string]string) // normalised DN -> file
 	for _, d := range dir {
 		if !strings.HasSuffix(d.Name(), ".ldif") || strings.HasPrefix(d.Name(), ".") {
@@ -82,26 +82,32 @@ func (s *Source) load(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		entries, err := readFile(filepath.Join(s.dir, d.Name()))
-		if err != nil {
-			return fmt.Errorf("%s: %w", d.Name(), err)
+		f := file{name: d.Name()}
+		if f.text, err = readFile(filepath.Join(s.dir, f.name)); err == nil {
+			f.entries, err = parse(f.text)
 		}
-		for _, e := range entries {
-			dn, err := normalDN(e.DN)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+		for _, e := range f.entries {
+			dn, err := memsource.NormalDN(e.DN)
 			if err != nil {
-				return fmt.Errorf("%s: dn %q: %w", d.Name(), e.DN, err)
+				return fmt.Errorf("%s: dn %q: %w", f.name, e.DN, err)
 			}
 			if other, dup := from[dn]; dup {
-				return fmt.Errorf("%s: dn %q is in %s already", d.Name(), e.DN, other)
+				return fmt.Errorf("%s: dn %q is in %s already", f.name, e.DN, other)
 			}
-			from[dn] = d.Name()
-			s.entries = append(s.entries, e)
+			from[dn] = f.name
 		}
+		s.files = append(s.files, f)
+		all = append(all, f.entries...)
 	}
+	s.all = memsource.New(s.dir, all)
 	return nil
 }
 
-func readFile(path string) ([]ldapmap.Entry, error) {
+// readFile returns the text of a regular file of a sensible size.
+func readFile(path string) ([]byte, error) {
 	// O_NONBLOCK: opening a FIFO would wait for a writer.
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -123,7 +129,7 @@ func readFile(path string) ([]ldapmap.Entry, error) {
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	return parse(text[:n])
+	return text[:n], nil
 }
 
 // parse reads the entries of one file.
@@ -168,43 +174,4 @@ func refuseURLs(text []byte) error {
 		}
 	}
 	return nil
-}
-
-func holds(e ldapmap.Entry, term ldapmap.Term) bool {
-	for _, condition := range term {
-		if !slices.ContainsFunc(condition, func(t ldapmap.Test) bool { return passes(e, t) }) {
-			return false
-		}
-	}
-	return true
-}
-
-func passes(e ldapmap.Entry, t ldapmap.Test) bool {
-	values := e.Attrs[strings.ToLower(t.Attr)]
-	switch t.Op {
-	case ldapmap.Present:
-		return len(values) > 0
-	case ldapmap.Prefix:
-		return slices.ContainsFunc(values, func(v string) bool {
-			return len(v) >= len(t.Value) && strings.EqualFold(v[:len(t.Value)], t.Value)
-		})
-	}
-	if strings.EqualFold(t.Attr, "member") || strings.EqualFold(t.Attr, "uniqueMember") {
-		want, err := normalDN(t.Value)
-		return err == nil && slices.ContainsFunc(values, func(v string) bool {
-			got, err := normalDN(v)
-			return err == nil && got == want
-		})
-	}
-	return slices.ContainsFunc(values, func(v string) bool { return strings.EqualFold(v, t.Value) })
-}
-
-// normalDN brings a distinguished name into one spelling: lower case, and no
-// blanks but those that are part of a value.
-func normalDN(s string) (string, error) {
-	dn, err := ldap.ParseDN(s)
-	if err != nil {
-		return "", err
-	}
-	return strings.ToLower(dn.String()), nil
 }
