@@ -64,3 +64,19 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("inventory %s: entry %q was changed by somebody else in the meantime: %v", e.Source, e.DN, e.Err)
 }
 func (e *ConflictError) Unwrap() error { return e.Err }
+
+// Everything selects all entries that levels are decided by, and names the attributes
+// that tools need of them: for [Store.All].
+func Everything() ([]Term, []string) {
+	classes := []string{classComponent, classLevel, classLayer, classProfile, classCaller, classNetgroup}
+	classes = append(append(classes, hostClasses()...), userClasses()...)
+	attrs := append(attributes(), "member", "uniqueMember", "memberUid", "uidNumber", "owner",
+		AttrVersion, AttrSerial, AttrHistory, "levelfsPackage", "levelfsArch", "levelfsRange")
+	return []Term{{anyOf("objectClass", classes...)}}, attrs
+}
+
+// Attributes that record changes; see package edit.
+const (
+	AttrSerial  = "levelfsSerial"
+	AttrHistory = "levelfsHistory"
+)

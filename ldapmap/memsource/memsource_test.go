@@ -98,7 +98,9 @@ func TestIndexRefuses(t *testing.T) {
 func TestWith(t *testing.T) {
 	was := entry("cn=a,dc=test", "cn: a", "levelfsassignment: emacs=1", "levelfsassignment: vi=1")
 	s := indexedSource(t, was)
-	add := func(attr string, v ...string) ldapmap.Mod { return ldapmap.Mod{Op: ldapmap.ModAdd, Attr: attr, Values: v} }
+	add := func(attr string, v ...string) ldapmap.Mod {
+		return ldapmap.Mod{Op: ldapmap.ModAdd, Attr: attr, Values: v}
+	}
 	del := func(attr string, v ...string) ldapmap.Mod {
 		return ldapmap.Mod{Op: ldapmap.ModDelete, Attr: attr, Values: v}
 	}
