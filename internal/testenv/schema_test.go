@@ -119,8 +119,17 @@ func parseSchema(text string) (definitions, error) {
 	return defs, nil
 }
 
-// parseSchemaLDIF reads cn=config syntax.
-func parseSchemaLDIF(text string) (definitions, error) {
+// An ldifSyntax is how a server writes a schema as an LDIF entry.
+type ldifSyntax struct{ dn, macros, attributes, classes string }
+
+var (
+	olcSyntax = ldifSyntax{"cn=levelfs,cn=schema,cn=config", "olcObjectIdentifier", "olcAttributeTypes", "olcObjectClasses"}
+	// RFC 4512, 4.2, as 389 Directory Server has it in files; there are no macros.
+	subschemaSyntax = ldifSyntax{"cn=schema", "", "attributeTypes", "objectClasses"}
+)
+
+// parse reads a file of one entry.
+func (s ldifSyntax) parse(text string) (definitions, error) {
 	l, err := ldif.Parse(text)
 	if err != nil {
 		return nil, err
@@ -129,18 +138,18 @@ func parseSchemaLDIF(text string) (definitions, error) {
 		return nil, fmt.Errorf("%d records, want one entry", len(l.Entries))
 	}
 	entry := l.Entries[0].Entry
-	if want := "cn=levelfs,cn=schema,cn=config"; entry.DN != want {
-		return nil, fmt.Errorf("dn is %q, want %q", entry.DN, want)
+	if entry.DN != s.dn {
+		return nil, fmt.Errorf("dn is %q, want %q", entry.DN, s.dn)
 	}
 	defs, macros := definitions{}, map[string]string{}
-	for _, v := range entry.GetAttributeValues("olcObjectIdentifier") {
+	for _, v := range entry.GetAttributeValues(s.macros) {
 		if err := define(macros, v); err != nil {
 			return nil, err
 		}
 	}
 	for _, a := range []struct{ attr, kind string }{
-		{"olcAttributeTypes", "attributetype"},
-		{"olcObjectClasses", "objectclass"},
+		{s.attributes, "attributetype"},
+		{s.classes, "objectclass"},
 	} {
 		for _, v := range entry.GetAttributeValues(a.attr) {
 			if err := defs.add(a.kind, v, macros); err != nil {
@@ -176,52 +185,61 @@ func readSchemaFile(t *testing.T, name string) string {
 	return string(text)
 }
 
-// TestSchemaFilesAgree compares levelfs.schema with levelfs.ldif.
+// TestSchemaFilesAgree compares levelfs.schema with the two LDIF files.
 func TestSchemaFilesAgree(t *testing.T) {
 	schema, err := parseSchema(readSchemaFile(t, "levelfs.schema"))
 	if err != nil {
 		t.Fatal("levelfs.schema: ", err)
 	}
-	ldifText := readSchemaFile(t, "levelfs.ldif")
-	fromLDIF, err := parseSchemaLDIF(ldifText)
-	if err != nil {
-		t.Fatal("levelfs.ldif: ", err)
-	}
-	for _, d := range differences(schema, fromLDIF) {
-		t.Error("levelfs.schema and levelfs.ldif differ in ", d)
-	}
-	if got, want := len(schema), 20+5; got != want {
+	if got, want := len(schema), 24+5; got != want {
 		t.Errorf("%d definitions, want %d", got, want)
 	}
+	for file, syntax := range map[string]ldifSyntax{"levelfs.ldif": olcSyntax, "98levelfs.ldif": subschemaSyntax} {
+		t.Run(file, func(t *testing.T) {
+			text := readSchemaFile(t, file)
+			got, err := syntax.parse(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range differences(schema, got) {
+				t.Error("it differs from levelfs.schema in ", d)
+			}
+			seesChanges(t, schema, text, syntax)
+		})
+	}
+}
 
-	// The comparison must see every single change: make each possible one.
+// seesChanges checks that the comparison sees every single change of the text:
+// it makes each possible one.
+func seesChanges(t *testing.T, schema definitions, text string, syntax ldifSyntax) {
+	t.Helper()
 	changes := 0
 	for _, target := range []*regexp.Regexp{
 		regexp.MustCompile(`DESC '.`),
-		regexp.MustCompile(`\( levelfs(Attr|Class):\d`),
+		regexp.MustCompile(`\( (levelfs(Attr|Class):|2\.25\.)\d`),
 		regexp.MustCompile(`NAME '`),
 		regexp.MustCompile(`SYNTAX 1\.3\.6\.1\.4\.1\.1466\.115\.121\.1\.\d`),
 		regexp.MustCompile(`(EQUALITY|SUBSTR|ORDERING) \w+`),
 		regexp.MustCompile(`olcObjectIdentifier: \S+ \S+`),
 	} {
-		for _, at := range target.FindAllStringIndex(ldifText, -1) {
+		for _, at := range target.FindAllStringIndex(text, -1) {
 			changes++
 			// The OIDs get a digit more, strings and names a letter.
-			changed := ldifText[:at[1]] + "9" + ldifText[at[1]:]
-			got, err := parseSchemaLDIF(changed)
+			changed := text[:at[1]] + "9" + text[at[1]:]
+			got, err := syntax.parse(changed)
 			if err == nil && len(differences(schema, got)) == 0 {
-				t.Errorf("a change after %q is not seen", ldifText[at[0]:at[1]])
+				t.Errorf("a change after %q is not seen", text[at[0]:at[1]])
 			}
 		}
 	}
-	for _, flag := range []string{" SINGLE-VALUE", " AUXILIARY", " $ owner"} {
+	for _, flag := range []string{" SINGLE-VALUE", " AUXILIARY", " $ levelfsHistory"} {
 		changes++
-		got, err := parseSchemaLDIF(strings.Replace(ldifText, flag, "", 1))
-		if err == nil && len(differences(schema, got)) == 0 && strings.Contains(ldifText, flag) {
+		got, err := syntax.parse(strings.Replace(text, flag, "", 1))
+		if !strings.Contains(text, flag) || err == nil && len(differences(schema, got)) == 0 {
 			t.Errorf("the loss of %q is not seen", flag)
 		}
 	}
-	if changes < 25*3 {
+	if changes < 29*3 {
 		t.Errorf("tried only %d changes", changes)
 	}
 }
@@ -255,7 +273,7 @@ func TestSchemaOIDs(t *testing.T) {
 			t.Errorf("%s has no DESC", key)
 		}
 	}
-	for _, name := range []string{"levelfs.ldif", "README.md"} {
+	for _, name := range []string{"levelfs.ldif", "98levelfs.ldif", "README.md"} {
 		if text := readSchemaFile(t, name); !strings.Contains(text, uuid[1]) || !strings.Contains(text, n.String()) {
 			t.Errorf("%s does not name the UUID %s and its arc", name, uuid[1])
 		}
