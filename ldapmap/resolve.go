@@ -34,6 +34,15 @@ func (r *Resolution) Key() Key {
 	return Key{Component: r.Component.Name, Level: level}
 }
 
+// Rule is the rule that decided, if one did.
+func (r *Resolution) Rule() (Rule, bool) {
+	i := slices.IndexFunc(r.Trail, func(r Rule) bool { return r.Won })
+	if i < 0 {
+		return Rule{}, false
+	}
+	return r.Trail[i], true
+}
+
 // A Rule is one thing in the inventory that says, or could have said, which
 // level a caller runs.
 type Rule struct {
@@ -56,6 +65,11 @@ func (r Rule) origin() string {
 		return r.DN
 	}
 	return r.DN + " via profile " + strings.Join(r.Via, " -> ")
+}
+
+// OfUser reports whether the rule is about a user, and not about a host or everybody.
+func (r Rule) OfUser() bool {
+	return r.Rank != RankKey && rankOf(r.Rank) < rankOf(RankHost)
 }
 
 // Ranks of rules, most specific first. An entry's own assignment is more
@@ -321,9 +335,9 @@ func (l *lookup) caller(f *found, e Entry) {
 	switch {
 	case e.Is(classNetgroup):
 		f.netgroups = append(f.netgroups, e)
-	case isHost(e) && l.isNamed(e):
+	case IsHost(e) && l.isNamed(e):
 		f.hosts = append(f.hosts, e)
-	case isUser(e) && hasValue(e, "uid", l.query.User):
+	case IsUser(e) && hasValue(e, "uid", l.query.User):
 		f.users = append(f.users, e)
 	default: // found by memberUid
 		f.userGroups = append(f.userGroups, e)
@@ -335,8 +349,15 @@ func (l *lookup) caller(f *found, e Entry) {
 func hostClasses() []string { return []string{"device", "ipHost", "ipaHost", "computer"} }
 func userClasses() []string { return []string{"posixAccount", "inetOrgPerson"} }
 
-func isHost(e Entry) bool { return slices.ContainsFunc(hostClasses(), e.Is) }
-func isUser(e Entry) bool { return slices.ContainsFunc(userClasses(), e.Is) }
+// IsHost reports whether the entry is a host's.
+func IsHost(e Entry) bool { return slices.ContainsFunc(hostClasses(), e.Is) }
+
+// IsUser reports whether the entry is a user's. Some directories make machine accounts
+// users as well: one that is a host is no user.
+func IsUser(e Entry) bool { return slices.ContainsFunc(userClasses(), e.Is) && !IsHost(e) }
+
+// IsComponent reports whether the entry is a component.
+func IsComponent(e Entry) bool { return e.Is(classComponent) }
 
 // isNamed reports whether the entry's cn is the host's name, short or full.
 func (l *lookup) isNamed(e Entry) bool {
@@ -411,8 +432,8 @@ func (l *lookup) second(ctx context.Context) error {
 			}
 			return nil
 		}
-		ofHost := len(users) == 0 || hasMember(e, hosts)
-		ofUser := len(hosts) == 0 || hasMember(e, users)
+		ofHost := len(hosts) > 0 && (len(users) == 0 || hasMember(e, hosts))
+		ofUser := len(users) > 0 && (len(hosts) == 0 || hasMember(e, users))
 		if ofHost {
 			f.hostGroups = append(f.hostGroups, e)
 		}
@@ -495,9 +516,15 @@ func (l *lookup) newProfiles() []string {
 
 // hasMember reports whether one of the DNs is a member of the group.
 func hasMember(group Entry, dns []string) bool {
-	for _, member := range slices.Concat(group.Attrs["member"], group.Attrs["uniquemember"]) {
-		if slices.ContainsFunc(dns, func(dn string) bool { return plainDN(dn) == plainDN(member) }) {
-			return true
+	wanted := make([]string, len(dns))
+	for i, dn := range dns {
+		wanted[i] = plainDN(dn)
+	}
+	for _, attr := range []string{"member", "uniquemember"} {
+		for _, member := range group.Attrs[attr] {
+			if slices.Contains(wanted, plainDN(member)) {
+				return true
+			}
 		}
 	}
 	return false

@@ -61,7 +61,8 @@ func (s *Source) Search(_ context.Context, terms []ldapmap.Term, _ []string) ([]
 	var hits []ldapmap.Entry
 	if s.index == nil {
 		for _, e := range s.entries {
-			if slices.ContainsFunc(terms, func(t ldapmap.Term) bool { return holds(e, t) }) {
+			passes := func(t ldapmap.Test) bool { return passes(e, t) }
+			if slices.ContainsFunc(terms, func(t ldapmap.Term) bool { return holds(t, passes) }) {
 				hits = append(hits, e)
 			}
 		}
@@ -70,7 +71,7 @@ func (s *Source) Search(_ context.Context, terms []ldapmap.Term, _ []string) ([]
 	var found []int
 	for _, t := range terms {
 		for _, i := range s.index.candidates(t, len(s.entries)) {
-			if holds(s.entries[i], t) {
+			if holds(t, func(t ldapmap.Test) bool { return s.index.passes(i, s.entries[i], t) }) {
 				found = append(found, i)
 			}
 		}
@@ -248,14 +249,29 @@ func (x *index) condition(c ldapmap.Condition) ([]int, bool) {
 	return list, true
 }
 
-func holds(e ldapmap.Entry, term ldapmap.Term) bool {
+// passes is the function of that name for entry i. A group can have ten thousand
+// members: the index knows without looking at each.
+func (x *index) passes(i int, e ldapmap.Entry, t ldapmap.Test) bool {
+	attr := strings.ToLower(t.Attr)
+	values, ok := x.values[attr]
+	if !ok || t.Op != ldapmap.Equal {
+		return passes(e, t)
+	}
+	_, has := slices.BinarySearch(values[fold(attr, t.Value)], i)
+	return has
+}
+
+// holds reports whether each of the term's conditions has a test that passes.
+func holds(term ldapmap.Term, passes func(ldapmap.Test) bool) bool {
 	for _, condition := range term {
-		if !slices.ContainsFunc(condition, func(t ldapmap.Test) bool { return passes(e, t) }) {
+		if !slices.ContainsFunc(condition, passes) {
 			return false
 		}
 	}
 	return true
 }
+
+// passes reports whether one of the entry's values is what the test asks for.
 
 func passes(e ldapmap.Entry, t ldapmap.Test) bool {
 	attr := strings.ToLower(t.Attr)
