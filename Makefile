@@ -14,7 +14,7 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(
 
 .PHONY: help
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build the three commands into bin/
@@ -73,6 +73,12 @@ bench: ## first access through automount, compared (as root; JSON in bench.json)
 	LEVELFS_TEST_REQUIRE=all LEVELFS_BENCH_JSON=$(CURDIR)/bench.json \
 		$(GO) test ./test/bench -run '^$$' -bench FirstAccess -benchtime 1x -count 1
 
+.PHONY: bench-inventory
+bench-inventory: ## lookups in inventories of 1,000 to 100,000 hosts, and a boot storm (as root; JSON in bench-inventory.json)
+	@scripts/need slapd=slapd
+	LEVELFS_TEST_REQUIRE=all LEVELFS_BENCH_JSON=$(CURDIR)/bench-inventory.json \
+		$(GO) test ./test/bench -run '^$$' -bench Inventory -benchtime 1x -count 1
+
 .PHONY: clean
 clean: ## remove what make made
-	rm -rf bin bench.json
+	rm -rf bin bench.json bench-inventory.json

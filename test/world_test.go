@@ -11,7 +11,7 @@ import (
 
 const schemaDir = "../packaging/schema"
 
-// startSlapd starts a server with the inventory in it.
+// startSlapd starts a server with the inventory in it, unless it loads one itself.
 func startSlapd(t *testing.T, o testenv.SlapdOptions, inv testenv.Inventory) *testenv.Slapd {
 	t.Helper()
 	testenv.Require(t, "slapd")
@@ -33,6 +33,9 @@ func startSlapd(t *testing.T, o testenv.SlapdOptions, inv testenv.Inventory) *te
 			t.Error(err)
 		}
 	})
+	if o.Load != "" {
+		return s
+	}
 	if err := s.Add(inv.LDIF()); err != nil {
 		t.Fatal(err)
 	}

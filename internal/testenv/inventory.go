@@ -104,6 +104,13 @@ func (inv Inventory) LDIF() string {
 			}
 		}
 	}
+	w.WriteString("\n" + inv.callers())
+	return w.String()
+}
+
+// callers renders the profiles, hosts and groups.
+func (inv Inventory) callers() string {
+	var w ldifWriter
 	for _, p := range inv.Profiles {
 		w.entry(ProfileDN(p.Name), "objectClass: levelfsProfile", "cn: "+p.Name)
 		w.caller(p)

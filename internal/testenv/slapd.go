@@ -28,6 +28,8 @@ const (
 
 	// slapdStartLimit bounds a start when the caller's context does not.
 	slapdStartLimit = 30 * time.Second
+	// slapdLoadLimit does where the database is filled first.
+	slapdLoadLimit = 5 * time.Minute
 	// slapdRequestLimit bounds each connection that the methods of Slapd make.
 	slapdRequestLimit = 30 * time.Second
 	// slapdStopLimit is how long a slapd may take to end after SIGTERM.
@@ -43,6 +45,9 @@ type SlapdOptions struct {
 	// LogLevel is slapd's -d argument. The default is "stats", which Searches
 	// needs; a benchmark that does not count sets "none".
 	LogLevel string
+	// Load is an LDIF file whose entries the database has from the start, for more of
+	// them than Add has patience for (slapadd(8)).
+	Load string
 }
 
 // Slapd is a running OpenLDAP server with a configuration and a database of
@@ -81,7 +86,11 @@ type Slapd struct {
 // If slapd is not installed the error wraps exec.ErrNotFound. The path of dir
 // must leave room for a socket address: 108 bytes in all.
 func StartSlapd(ctx context.Context, dir, schemaDir string, o SlapdOptions) (*Slapd, error) {
-	ctx, cancel := context.WithTimeout(ctx, slapdStartLimit)
+	limit := slapdStartLimit
+	if o.Load != "" {
+		limit = slapdLoadLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 
 	programs, err := findSlapd()
@@ -120,6 +129,11 @@ func StartSlapd(ctx context.Context, dir, schemaDir string, o SlapdOptions) (*Sl
 	}
 	if err := c.build(ctx, programs.slapadd); err != nil {
 		return nil, fmt.Errorf("start slapd: %w", err)
+	}
+	if o.Load != "" {
+		if err := c.load(ctx, programs.slapadd, o.Load); err != nil {
+			return nil, fmt.Errorf("start slapd: %w", err)
+		}
 	}
 
 	// slapd cannot pick a port by itself, and one found free may be taken

@@ -58,6 +58,16 @@ func (c slapdConfig) build(ctx context.Context, slapadd string) error {
 	return nil
 }
 
+// load fills the database.
+func (c slapdConfig) load(ctx context.Context, slapadd, file string) error {
+	cmd := exec.CommandContext(ctx, slapadd, "-q", "-n", "1", "-F", c.confDir(), "-l", file)
+	cmd.Env = append(os.Environ(), "LDAPNOINIT=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%q: %w: %s", cmd.Args, err, out)
+	}
+	return nil
+}
+
 func (c slapdConfig) levelfsLDIF() string { return filepath.Join(c.schemaDir, "levelfs.ldif") }
 
 // ldif returns the configuration as slapadd reads it. Distributions differ in
