@@ -51,18 +51,6 @@ type Config struct {
 	root string
 }
 
-// A Source is one [[source]] table.
-type Source struct {
-	Type     string   `toml:"type"`     // "ldif" or "ldap"
-	Path     string   `toml:"path"`     // ldif: the directory
-	URI      []string `toml:"uri"`      // ldap: servers, in the order to try them
-	Base     string   `toml:"base"`     // ldap: DN below which everything lies
-	Timeout  Duration `toml:"timeout"`  // ldap: for one server, such as "2s"
-	StartTLS bool     `toml:"starttls"` // ldap: RFC 4513 StartTLS on ldap://
-	CA       string   `toml:"ca"`       // ldap: PEM file of the authorities to trust
-	Insecure bool     `toml:"insecure"` // ldap: allow ldap:// in the clear to other machines
-}
-
 // A Duration is written as "2s" or "500ms". It is a struct so that TOML's numbers,
 // which have no unit, are refused.
 type Duration struct{ time.Duration }
@@ -145,25 +133,9 @@ func (c *Config) parse(text []byte) error {
 		}
 	}
 	for i := range c.Sources {
-		if err := c.Sources[i].check(); err != nil {
+		if err := c.Sources[i].complete(c); err != nil {
 			return fmt.Errorf("source %d: %w", i+1, err)
 		}
-	}
-	return nil
-}
-
-func (s *Source) check() error {
-	switch s.Type {
-	case "ldif":
-		if !filepath.IsAbs(s.Path) {
-			return fmt.Errorf("path %q: must be an absolute path", s.Path)
-		}
-	case "ldap":
-		if len(s.URI) == 0 || s.Base == "" {
-			return errors.New("an ldap source needs uri and base")
-		}
-	default:
-		return fmt.Errorf("type %q: must be ldif or ldap", s.Type)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package inventory
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -17,19 +18,11 @@ type Inventory struct{ ldapmap.Resolver }
 func Open(c *config.Config) (*Inventory, error) {
 	inv := new(Inventory)
 	for _, s := range c.Sources {
-		switch s.Type {
-		case "ldif":
-			inv.Sources = append(inv.Sources, ldifsource.New(s.Path))
-		case "ldap":
-			source, err := ldapsource.New(ldapsource.Config{
-				URIs: s.URI, Base: s.Base, Timeout: s.Timeout.Duration,
-				StartTLS: s.StartTLS, CAFile: s.CA, Insecure: s.Insecure,
-			})
-			if err != nil {
-				return nil, err
-			}
-			inv.Sources = append(inv.Sources, source)
+		source, err := open(s)
+		if err != nil {
+			return nil, err
 		}
+		inv.Sources = append(inv.Sources, source)
 	}
 	return inv, nil
 }
@@ -41,4 +34,61 @@ func (inv *Inventory) Close() error {
 		errs = append(errs, s.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// A Writer is as whom to write to a directory server, instead of as whom the
+// configuration says. The zero value changes nothing.
+type Writer struct {
+	BindDN       string
+	PasswordFile string // absolute path
+}
+
+func (w Writer) override(s *config.Source) {
+	if w.BindDN != "" {
+		s.BindDN, s.SASL = w.BindDN, ""
+	}
+	if w.PasswordFile != "" {
+		s.PasswordFile = w.PasswordFile
+	}
+}
+
+// OpenStores makes the sources as they are to be changed, in the order of the
+// configuration: with the servers and the identities of their [source.write] tables.
+// Nothing is connected to. The caller closes each.
+//
+// It is an error if one of them cannot be changed by levelfs.
+func OpenStores(c *config.Config, w Writer) ([]ldapmap.Store, error) {
+	var stores []ldapmap.Store
+	for _, s := range c.Sources {
+		s = s.Writing()
+		if s.Type == "ldap" {
+			w.override(&s)
+		}
+		source, err := open(s)
+		if err != nil {
+			return nil, err
+		}
+		store, ok := source.(ldapmap.Store)
+		if !ok {
+			return nil, fmt.Errorf("inventory %s: an %s source cannot be changed", source.Name(), s.Type)
+		}
+		stores = append(stores, store)
+	}
+	return stores, nil
+}
+
+func open(s config.Source) (ldapmap.Source, error) {
+	if s.Type == "ldif" {
+		return ldifsource.New(s.Path), nil
+	}
+	source, err := ldapsource.New(ldapsource.Config{
+		URIs: s.URI, SRV: s.SRV, Base: s.Base, Timeout: s.Timeout.Duration,
+		StartTLS: s.StartTLS, CAFile: s.CA, TLSName: s.TLSName, Insecure: s.Insecure,
+		BindDN: s.BindDN, PasswordFile: s.PasswordFile, External: s.SASL == "external",
+		CertFile: s.Cert, KeyFile: s.Key,
+	})
+	if err != nil {
+		return nil, err // not the nil *Source, which is no nil Source
+	}
+	return source, nil
 }
