@@ -42,6 +42,9 @@ type SlapdOptions struct {
 	// TLS adds an ldaps listener, and StartTLS on the plain one, with a
 	// certificate for 127.0.0.1 and localhost from a CA made for this server.
 	TLS bool
+	// VerifyClient is slapd's TLSVerifyClient, such as "try" or "demand", for
+	// certificates from that CA; see [Slapd.ClientCertificate]. Default: "never".
+	VerifyClient string
 	// LogLevel is slapd's -d argument. The default is "stats", which Searches
 	// needs; a benchmark that does not count sets "none".
 	LogLevel string
@@ -51,7 +54,7 @@ type SlapdOptions struct {
 }
 
 // Slapd is a running OpenLDAP server with a configuration and a database of
-// its own. Anybody may read, RootDN may write. The database starts empty: the
+// its own. Until [Slapd.Restrict] anybody may read, and RootDN may write. The database starts empty: the
 // first entry to Add is Base itself.
 //
 // The methods may be used by several goroutines at once.
@@ -67,11 +70,13 @@ type Slapd struct {
 	// LogFile receives what slapd logs.
 	LogFile string
 
-	socket   string
-	counting bool
-	process  *os.Process
-	exited   chan struct{} // closed once the process has ended and is reaped
-	exitErr  error         // why it ended; read it after exited is closed
+	socket    string
+	schemaDir string
+	ca        *authority // nil without TLS
+	counting  bool
+	process   *os.Process
+	exited    chan struct{} // closed once the process has ended and is reaped
+	exitErr   error         // why it ended; read it after exited is closed
 
 	mu      sync.Mutex // serialises Stop
 	stopped bool
@@ -108,12 +113,13 @@ func StartSlapd(ctx context.Context, dir, schemaDir string, o SlapdOptions) (*Sl
 	}
 
 	s := &Slapd{
-		Base:     slapdBase,
-		RootDN:   slapdRootDN,
-		RootPW:   rand.Text(),
-		LogFile:  filepath.Join(dir, "slapd.log"),
-		socket:   filepath.Join(dir, "ldapi"),
-		counting: o.LogLevel == "stats",
+		Base:      slapdBase,
+		RootDN:    slapdRootDN,
+		RootPW:    rand.Text(),
+		LogFile:   filepath.Join(dir, "slapd.log"),
+		socket:    filepath.Join(dir, "ldapi"),
+		schemaDir: schemaDir,
+		counting:  o.LogLevel == "stats",
 	}
 	s.LDAPI = "ldapi://" + url.PathEscape(s.socket)
 	if limit := len(unix.RawSockaddrUnix{}.Path) - 1; len(s.socket) > limit {
@@ -122,10 +128,10 @@ func StartSlapd(ctx context.Context, dir, schemaDir string, o SlapdOptions) (*Sl
 
 	c := slapdConfig{dir: dir, schemaDir: schemaDir, rootPW: s.RootPW}
 	if o.TLS {
-		if c.tls, err = writeTLSFiles(dir); err != nil {
+		if s.ca, c.tls, err = writeTLSFiles(dir); err != nil {
 			return nil, fmt.Errorf("start slapd: %w", err)
 		}
-		s.CAFile = c.tls.ca
+		s.CAFile, c.verifyClient = c.tls.ca, o.VerifyClient
 	}
 	if err := c.build(ctx, programs.slapadd); err != nil {
 		return nil, fmt.Errorf("start slapd: %w", err)
@@ -267,9 +273,21 @@ func (s *Slapd) logTail() string {
 	return string(log)
 }
 
-// dial connects to the socket and binds as RootDN. The whole connection ends
-// at a deadline, so that no request on it can hang.
+// dial connects to the socket and binds as RootDN.
 func (s *Slapd) dial(ctx context.Context) (*ldap.Conn, error) {
+	c, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Bind(s.RootDN, s.RootPW); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
+}
+
+// connect connects to the socket. The whole connection ends at a deadline, so that
+// no request on it can hang.
+func (s *Slapd) connect(ctx context.Context) (*ldap.Conn, error) {
 	var d net.Dialer
 	deadline := time.Now().Add(slapdRequestLimit)
 	if end, ok := ctx.Deadline(); ok && end.Before(deadline) {
@@ -285,9 +303,6 @@ func (s *Slapd) dial(ctx context.Context) (*ldap.Conn, error) {
 	}
 	c := ldap.NewConn(nc, false)
 	c.Start()
-	if err := c.Bind(s.RootDN, s.RootPW); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
 	return c, nil
 }
 

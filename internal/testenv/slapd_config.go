@@ -2,21 +2,12 @@ package testenv
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // slapdConfig is what the configuration of a test slapd depends on.
@@ -25,6 +16,8 @@ type slapdConfig struct {
 	schemaDir string // where levelfs.ldif lies
 	rootPW    string
 	tls       *tlsFiles // nil without TLS
+
+	verifyClient string // "" for slapd's default
 }
 
 func (c slapdConfig) confDir() string { return filepath.Join(c.dir, "slapd.d") }
@@ -86,6 +79,9 @@ func (c slapdConfig) ldif() (string, error) {
 		fmt.Fprintf(&b, "olcTLSCACertificateFile: %s\n", c.tls.ca)
 		fmt.Fprintf(&b, "olcTLSCertificateFile: %s\n", c.tls.cert)
 		fmt.Fprintf(&b, "olcTLSCertificateKeyFile: %s\n", c.tls.key)
+		if c.verifyClient != "" {
+			fmt.Fprintf(&b, "olcTLSVerifyClient: %s\n", c.verifyClient)
+		}
 	}
 	if modules, ok := firstWith("back_mdb.so", "/usr/lib/ldap", "/usr/lib64/openldap", "/usr/lib/openldap"); ok {
 		fmt.Fprintf(&b, "\ndn: cn=module{0},cn=config\nobjectClass: olcModuleList\ncn: module{0}\n"+
@@ -106,6 +102,11 @@ objectClass: olcFrontendConfig
 olcDatabase: {-1}frontend
 olcAccess: to * by * read
 
+dn: olcDatabase={0}config,cn=config
+objectClass: olcDatabaseConfig
+olcDatabase: {0}config
+olcAccess: to * by dn.exact=gidNumber=%d+uidNumber=%d,cn=peercred,cn=external,cn=auth manage
+
 dn: olcDatabase={1}mdb,cn=config
 objectClass: olcDatabaseConfig
 objectClass: olcMdbConfig
@@ -123,7 +124,7 @@ olcRootDN: %s
 olcRootPW: %s
 olcAccess: to attrs=userPassword by * auth
 olcAccess: to * by * read
-`, slapdBase, c.dbDir(), slapdRootDN, c.rootPW)
+`, os.Getegid(), os.Geteuid(), slapdBase, c.dbDir(), slapdRootDN, c.rootPW)
 	return b.String(), nil
 }
 
@@ -141,71 +142,4 @@ func firstWith(file string, dirs ...string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// tlsFiles are the paths of PEM files.
-type tlsFiles struct{ ca, cert, key string }
-
-// writeTLSFiles makes a CA and a server certificate for the loopback address,
-// good for a day, and writes them below dir.
-func writeTLSFiles(dir string) (*tlsFiles, error) {
-	now := time.Now()
-	ca := &x509.Certificate{
-		SerialNumber:          big.NewInt(1),
-		Subject:               pkix.Name{CommonName: "levelfs test CA"},
-		NotBefore:             now.Add(-time.Hour),
-		NotAfter:              now.Add(24 * time.Hour),
-		IsCA:                  true,
-		BasicConstraintsValid: true,
-		KeyUsage:              x509.KeyUsageCertSign,
-	}
-	server := &x509.Certificate{
-		SerialNumber: big.NewInt(2),
-		Subject:      pkix.Name{CommonName: "localhost"},
-		NotBefore:    ca.NotBefore,
-		NotAfter:     ca.NotAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:     []string{"localhost"},
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	serverKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	caDER, err := x509.CreateCertificate(rand.Reader, ca, ca, caKey.Public(), caKey)
-	if err != nil {
-		return nil, err
-	}
-	serverDER, err := x509.CreateCertificate(rand.Reader, server, ca, serverKey.Public(), caKey)
-	if err != nil {
-		return nil, err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(serverKey)
-	if err != nil {
-		return nil, err
-	}
-
-	f := &tlsFiles{
-		ca:   filepath.Join(dir, "ca.pem"),
-		cert: filepath.Join(dir, "server.pem"),
-		key:  filepath.Join(dir, "server.key"),
-	}
-	for _, p := range []struct {
-		file, kind string
-		der        []byte
-	}{
-		{f.ca, "CERTIFICATE", caDER},
-		{f.cert, "CERTIFICATE", serverDER},
-		{f.key, "PRIVATE KEY", keyDER},
-	} {
-		if err := os.WriteFile(p.file, pem.EncodeToMemory(&pem.Block{Type: p.kind, Bytes: p.der}), 0o600); err != nil {
-			return nil, err
-		}
-	}
-	return f, nil
 }

@@ -1,0 +1,80 @@
+package testenv
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/go-ldap/ldap/v3"
+	"github.com/go-ldap/ldif"
+)
+
+// Identities of packaging/schema/access.ldif, which [Slapd.Restrict] makes, all with
+// RootPW for a password. EditorDN is a member of the group of admins.
+const (
+	ReaderDN = "cn=levelfs-reader,ou=services," + BaseDN
+	EditorDN = "cn=levelfs-editor,ou=services," + BaseDN
+	AdminsDN = "cn=levelfs-admins,ou=groups," + BaseDN
+)
+
+// Restrict loads access.ldif, as its first lines say to do, and the identities that it
+// is about. The tree must have its ou=groups already.
+func (s *Slapd) Restrict() error {
+	text, err := os.ReadFile(filepath.Join(s.schemaDir, "access.ldif"))
+	if err != nil {
+		return fmt.Errorf("restrict slapd: %w", err)
+	}
+	changes, err := ldif.Parse(string(text))
+	if err != nil {
+		return fmt.Errorf("restrict slapd: %w", err)
+	}
+	var entries ldifWriter
+	entries.entry("ou=services,"+BaseDN, "objectClass: organizationalUnit", "ou: services")
+	for _, dn := range []string{ReaderDN, EditorDN} {
+		entries.entry(dn, "objectClass: organizationalRole", "objectClass: simpleSecurityObject", "userPassword: "+s.RootPW)
+	}
+	entries.entry(AdminsDN, "objectClass: groupOfNames", "member: "+EditorDN)
+	if err := s.Add(entries.String()); err != nil {
+		return err
+	}
+	c, err := s.connect(context.Background())
+	if err != nil {
+		return fmt.Errorf("restrict slapd: %w", err)
+	}
+	defer c.Close()
+	if err := c.ExternalBind(); err != nil {
+		return fmt.Errorf("restrict slapd: %w", err)
+	}
+	for _, change := range changes.Entries {
+		if change.Modify == nil {
+			return fmt.Errorf("restrict slapd: access.ldif has a record that modifies nothing")
+		}
+		if err := c.Modify(change.Modify); err != nil {
+			return fmt.Errorf("restrict slapd: %q: %w", change.Modify.DN, err)
+		}
+	}
+	return nil
+}
+
+// Passwd writes the password of all identities to a file that levelfs accepts.
+func (s *Slapd) Passwd(dir string) (path string, err error) {
+	path = filepath.Join(dir, "password-"+rand.Text())
+	return path, os.WriteFile(path, []byte(s.RootPW+"\n"), 0o600)
+}
+
+// Values returns the values of an entry's attribute, operational ones included, as
+// RootDN sees them. It is a search, which Searches counts.
+func (s *Slapd) Values(dn, attr string) ([]string, error) {
+	c, err := s.dial(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", dn, err)
+	}
+	defer c.Close()
+	r, err := c.Search(ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 0, 0, false, "(objectClass=*)", []string{attr}, nil))
+	if err != nil {
+		return nil, fmt.Errorf("read %q: %w", dn, err)
+	}
+	return r.Entries[0].GetEqualFoldAttributeValues(attr), nil
+}
