@@ -3,6 +3,7 @@ package testenv
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -39,14 +40,11 @@ func (s *Slapd) Restrict() error {
 	if err := s.Add(entries.String()); err != nil {
 		return err
 	}
-	c, err := s.connect(context.Background())
+	c, err := s.connectAsOwner()
 	if err != nil {
 		return fmt.Errorf("restrict slapd: %w", err)
 	}
 	defer c.Close()
-	if err := c.ExternalBind(); err != nil {
-		return fmt.Errorf("restrict slapd: %w", err)
-	}
 	for _, change := range changes.Entries {
 		if change.Modify == nil {
 			return fmt.Errorf("restrict slapd: access.ldif has a record that modifies nothing")
@@ -56,6 +54,35 @@ func (s *Slapd) Restrict() error {
 		}
 	}
 	return nil
+}
+
+// Configure replaces the values of an attribute in the server's configuration, below
+// cn=config. Without values it removes the attribute.
+func (s *Slapd) Configure(dn, attr string, values ...string) error {
+	c, err := s.connectAsOwner()
+	if err != nil {
+		return fmt.Errorf("configure slapd: %w", err)
+	}
+	defer c.Close()
+	m := ldap.NewModifyRequest(dn, nil)
+	m.Replace(attr, values)
+	if err := c.Modify(m); err != nil {
+		return fmt.Errorf("configure slapd: %q: %s: %w", dn, attr, err)
+	}
+	return nil
+}
+
+// connectAsOwner connects as the user who runs slapd, who may change its
+// configuration.
+func (s *Slapd) connectAsOwner() (*ldap.Conn, error) {
+	c, err := s.connect(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.ExternalBind(); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }
 
 // Passwd writes the password of all identities to a file that levelfs accepts.
