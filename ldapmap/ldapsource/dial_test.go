@@ -16,8 +16,19 @@ import (
 	"github.com/go-ldap/ldap/v3"
 	"golang.org/x/net/dns/dnsmessage"
 
+	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/ldapmap"
 )
+
+// peer is a server that answers each request by a function of its message ID and its
+// operation.
+func peer(t *testing.T, answer func(id int64, op *ber.Packet) []byte) *server {
+	t.Helper()
+	return loopbackServer(t, func(c net.Conn) {
+		defer c.Close()
+		testenv.AnswerLDAP(c, answer)
+	})
+}
 
 // secret writes a file for its owner only.
 func secret(t *testing.T, text string) string {
@@ -40,7 +51,7 @@ type directory struct {
 // others with success.
 func newDirectory(t *testing.T, answers map[ber.Tag]*ber.Packet) *directory {
 	d := new(directory)
-	d.server = peer(t, func(id int64, op *ber.Packet, _ []*ber.Packet) []byte {
+	d.server = peer(t, func(id int64, op *ber.Packet) []byte {
 		said := ldap.ApplicationMap[uint8(op.Tag)]
 		if op.Tag == ldap.ApplicationBindRequest {
 			said += " " + op.Children[1].Value.(string) + " " + op.Children[2].Data.String()
@@ -52,13 +63,13 @@ func newDirectory(t *testing.T, answers map[ber.Tag]*ber.Packet) *directory {
 		d.seen = append(d.seen, strings.TrimSpace(said))
 		d.mu.Unlock()
 		if a, ok := answers[op.Tag]; ok {
-			return message(id, a)
+			return testenv.LDAPMessage(id, a)
 		}
 		tag := op.Tag + 1
 		if op.Tag == ldap.ApplicationSearchRequest {
 			tag = ldap.ApplicationSearchResultDone
 		}
-		return message(id, outcome(tag, 0, ""))
+		return testenv.LDAPMessage(id, testenv.LDAPResult(tag, 0, ""))
 	})
 	return d
 }
@@ -95,10 +106,10 @@ func TestBind(t *testing.T) {
 		listen(t, "unix", filepath.Join(dir, "s"), func(c net.Conn) {
 			defer c.Close()
 			if request, err := ber.ReadPacket(c); err == nil && request.Children[1].Children[2].Children[0].Value == "EXTERNAL" {
-				_, _ = c.Write(message(1, outcome(ldap.ApplicationBindResponse, 0, "")))
+				_, _ = c.Write(testenv.LDAPMessage(1, testenv.LDAPResult(ldap.ApplicationBindResponse, 0, "")))
 			}
 			if _, err := ber.ReadPacket(c); err == nil {
-				_, _ = c.Write(message(2, outcome(ldap.ApplicationSearchResultDone, 0, "")))
+				_, _ = c.Write(testenv.LDAPMessage(2, testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")))
 			}
 		})
 		s := open(t, Config{URIs: []string{"ldapi://" + filepath.Join(dir, "s")}, External: true})
@@ -118,7 +129,7 @@ func TestBind(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			d := newDirectory(t, map[ber.Tag]*ber.Packet{ldap.ApplicationBindRequest: outcome(ldap.ApplicationBindResponse, c.code, "nonono")})
+			d := newDirectory(t, map[ber.Tag]*ber.Packet{ldap.ApplicationBindRequest: testenv.LDAPResult(ldap.ApplicationBindResponse, c.code, "nonono")})
 			next := newDirectory(t, nil)
 			s := open(t, Config{URIs: []string{d.uri("ldap"), next.uri("ldap")}, BindDN: dn, PasswordFile: secret(t, "x")})
 			_, err := search(t, s, soon)
@@ -196,7 +207,7 @@ func TestReferrals(t *testing.T) {
 	t.Parallel()
 	elsewhere := loopbackServer(t, answers(ldap.LDAPResultSuccess))
 	base := newDirectory(t, map[ber.Tag]*ber.Packet{
-		ldap.ApplicationSearchRequest: outcome(ldap.ApplicationSearchResultDone, 10, "", refersTo(elsewhere.uri("ldap"), "ldap://a\nb")),
+		ldap.ApplicationSearchRequest: testenv.LDAPResult(ldap.ApplicationSearchResultDone, 10, "", testenv.LDAPReferral(elsewhere.uri("ldap"), "ldap://a\nb")),
 	})
 	_, err := search(t, open(t, Config{URIs: []string{base.uri("ldap"), elsewhere.uri("ldap")}}), soon)
 	var wrong *ldapmap.ConfigError
@@ -204,9 +215,9 @@ func TestReferrals(t *testing.T) {
 	if !errors.As(err, &wrong) || !errors.As(err, &referral) || !strings.Contains(err.Error(), `"`+elsewhere.uri("ldap")+`", "ldap://a\nb"`) {
 		t.Errorf("base: %v", err)
 	}
-	continued := peer(t, func(id int64, _ *ber.Packet, _ []*ber.Packet) []byte {
-		return append(message(id, constructed(ber.ClassApplication, ldap.ApplicationSearchResultReference, octets(elsewhere.uri("ldap")))),
-			append(message(id, entry("cn=a", map[string][]string{"cn": {"a"}})), message(id, outcome(ldap.ApplicationSearchResultDone, 0, ""))...)...)
+	continued := peer(t, func(id int64, _ *ber.Packet) []byte {
+		return append(testenv.LDAPMessage(id, testenv.LDAPReference(elsewhere.uri("ldap"))),
+			append(testenv.LDAPMessage(id, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a"}})), testenv.LDAPMessage(id, testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, ""))...)...)
 	})
 	if got, err := search(t, open(t, Config{URIs: []string{continued.uri("ldap")}}), soon); err != nil || len(got) != 1 {
 		t.Errorf("continuation: %v, %v; want the one entry", got, err)
@@ -224,15 +235,15 @@ func TestStartTLSInTheClear(t *testing.T) {
 		answer []byte
 		says   string
 	}{
-		{"refused", message(1, outcome(ldap.ApplicationExtendedResponse, ldap.LDAPResultProtocolError, "no TLS")), "no TLS"},
+		{"refused", testenv.LDAPMessage(1, testenv.LDAPResult(ldap.ApplicationExtendedResponse, ldap.LDAPResultProtocolError, "no TLS")), "no TLS"},
 		// Were it taken for the server's, the cache would not be asked.
-		{"forged", message(1, outcome(ldap.ApplicationExtendedResponse, ldap.LDAPResultInvalidCredentials, "")), "Invalid Credentials"},
-		{"injected", append(message(1, outcome(ldap.ApplicationExtendedResponse, 0, "")),
-			message(2, outcome(ldap.ApplicationSearchResultDone, 0, ""))...), "in the clear"},
+		{"forged", testenv.LDAPMessage(1, testenv.LDAPResult(ldap.ApplicationExtendedResponse, ldap.LDAPResultInvalidCredentials, "")), "Invalid Credentials"},
+		{"injected", append(testenv.LDAPMessage(1, testenv.LDAPResult(ldap.ApplicationExtendedResponse, 0, "")),
+			testenv.LDAPMessage(2, testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, ""))...), "in the clear"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			server := peer(t, func(int64, *ber.Packet, []*ber.Packet) []byte { return c.answer })
+			server := peer(t, func(int64, *ber.Packet) []byte { return c.answer })
 			_, err := search(t, open(t, Config{URIs: []string{server.uri("ldap")}, StartTLS: true}), soon)
 			var down *ldapmap.UnavailableError
 			if !errors.As(err, &down) || !strings.Contains(err.Error(), c.says) {

@@ -12,6 +12,7 @@ import (
 	ber "github.com/go-asn1-ber/asn1-ber"
 	"github.com/go-ldap/ldap/v3"
 
+	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
@@ -25,17 +26,17 @@ func (c conn) Read(p []byte) (int, error) { return c.Reader.Read(p) }
 
 // nested is a message of that depth.
 func nested(depth int) []byte {
-	p := octets("x")
+	p := testenv.BEROctets("x")
 	for range depth - 1 {
-		p = sequence(p)
+		p = testenv.BERSequence(p)
 	}
 	return p.Bytes()
 }
 
 func TestMessages(t *testing.T) {
 	t.Parallel()
-	done := outcome(ldap.ApplicationSearchResultDone, 0, "")
-	good := message(1, entry("cn=a", map[string][]string{"cn": {"a", "b"}}), sequence(octets("1.2.3")))
+	done := testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")
+	good := testenv.LDAPMessage(1, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a", "b"}}), testenv.BERSequence(testenv.BEROctets("1.2.3")))
 	tiny := &limit{message: 100, elements: 10, bytes: 250, allOfThem: 25}
 	for _, c := range []struct {
 		name  string
@@ -44,7 +45,7 @@ func TestMessages(t *testing.T) {
 		says  string // "" if all of it is handed on
 	}{
 		{"nothing", nil, lookupLimit(), ""},
-		{"two messages", append(bytes.Clone(good), message(1, done)...), lookupLimit(), ""},
+		{"two messages", append(bytes.Clone(good), testenv.LDAPMessage(1, done)...), lookupLimit(), ""},
 		{"length in four octets", append([]byte{0x30, 0x84, 0, 0, 0, 3}, 2, 1, 1), lookupLimit(), ""},
 		{"as deep as may be", nested(maxDepth + 1), lookupLimit(), ""},
 		{"too deep", nested(maxDepth + 3), lookupLimit(), "nested too deep"},
@@ -59,11 +60,11 @@ func TestMessages(t *testing.T) {
 		{"longer than what holds it", []byte{0x30, 3, 4, 2, 'x', 'y'}, lookupLimit(), "no LDAP message"},
 		{"tag of several octets", []byte{0x30, 4, 0x1f, 0x81, 1, 0}, lookupLimit(), "no LDAP message"},
 		{"no sequence", []byte{0x31, 0}, lookupLimit(), "no LDAP message"},
-		{"long message", message(1, entry(strings.Repeat("x", 100), nil)), tiny, "a message of 1"},
-		{"many values", message(1, entry("", map[string][]string{"a": make([]string, 20)})), tiny, "too many values"},
-		{"many messages", bytes.Repeat(message(1, done), 20), &limit{message: 100, elements: 10, bytes: 250}, "more than 250 bytes"},
-		{"many values in all", bytes.Repeat(message(1, done), 6), tiny, "more than 25 values"},
-		{"long controls", message(1, done, sequence(octets("1.2.3"), octets(strings.Repeat("x", maxControls)))), lookupLimit(), "controls of"},
+		{"long message", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", 100), nil)), tiny, "a message of 1"},
+		{"many values", testenv.LDAPMessage(1, testenv.LDAPEntry("", map[string][]string{"a": make([]string, 20)})), tiny, "too many values"},
+		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{message: 100, elements: 10, bytes: 250}, "more than 250 bytes"},
+		{"many values in all", bytes.Repeat(testenv.LDAPMessage(1, done), 6), tiny, "more than 25 values"},
+		{"long controls", testenv.LDAPMessage(1, done, testenv.BERSequence(testenv.BEROctets("1.2.3"), testenv.BEROctets(strings.Repeat("x", maxControls)))), lookupLimit(), "controls of"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -86,9 +87,9 @@ func TestMessages(t *testing.T) {
 // FuzzMessages checks that what is handed on, go-ldap's decoder takes whole: nothing
 // that it would read past, or keep waiting for.
 func FuzzMessages(f *testing.F) {
-	done := outcome(ldap.ApplicationSearchResultDone, 0, "")
-	f.Add(message(1, done))
-	f.Add(message(1, entry("cn=a", map[string][]string{"cn": {"a"}}), sequence(octets("1.2.3"))))
+	done := testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")
+	f.Add(testenv.LDAPMessage(1, done))
+	f.Add(testenv.LDAPMessage(1, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a"}}), testenv.BERSequence(testenv.BEROctets("1.2.3"))))
 	f.Add(nested(20))
 	f.Add([]byte{0x30, 0x84, 0x80, 0, 0, 0})
 	f.Add([]byte{0x30, 0x80, 0, 0})
@@ -112,12 +113,12 @@ func FuzzMessages(f *testing.F) {
 // FuzzAnswer lets a server say anything to a search: it ends, and in one of the ways
 // that are specified.
 func FuzzAnswer(f *testing.F) {
-	done := outcome(ldap.ApplicationSearchResultDone, 0, "")
-	f.Add(append(message(1, entry("cn=a", map[string][]string{"cn": {"a"}})), message(1, done)...))
-	f.Add(message(1, outcome(ldap.ApplicationSearchResultDone, 10, "", refersTo("ldap://x"))))
-	f.Add(message(1, constructed(ber.ClassApplication, ldap.ApplicationSearchResultReference, octets("ldap://x"))))
-	f.Add(message(1, done, sequence(octets(ldap.ControlTypePaging), octets(string(sequence(integer(0), octets("x")).Bytes())))))
-	f.Add(message(0, outcome(ldap.ApplicationExtendedResponse, 52, "")))
+	done := testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")
+	f.Add(append(testenv.LDAPMessage(1, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a"}})), testenv.LDAPMessage(1, done)...))
+	f.Add(testenv.LDAPMessage(1, testenv.LDAPResult(ldap.ApplicationSearchResultDone, 10, "", testenv.LDAPReferral("ldap://x"))))
+	f.Add(testenv.LDAPMessage(1, testenv.LDAPReference("ldap://x")))
+	f.Add(testenv.LDAPMessage(1, done, testenv.BERSequence(testenv.BEROctets(ldap.ControlTypePaging), testenv.BEROctets(string(testenv.BERSequence(testenv.BERInteger(0), testenv.BEROctets("x")).Bytes())))))
+	f.Add(testenv.LDAPMessage(0, testenv.LDAPResult(ldap.ApplicationExtendedResponse, 52, "")))
 	f.Add([]byte{0x30, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		client, peer := net.Pipe()
