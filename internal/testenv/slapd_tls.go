@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -104,4 +105,15 @@ func (s *Slapd) ClientCertificate(name string) (certFile, keyFile string, err er
 		Subject:     pkix.Name{CommonName: name},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
+}
+
+// Certificate is a certificate by the template, from the server's CA, for a server
+// that is to be taken for it or not.
+func (s *Slapd) Certificate(template *x509.Certificate) (tls.Certificate, error) {
+	cert, key, err := s.ca.sign(template)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	k, err := x509.ParsePKCS8PrivateKey(key)
+	return tls.Certificate{Certificate: [][]byte{cert}, PrivateKey: k}, err
 }

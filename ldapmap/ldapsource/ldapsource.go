@@ -274,7 +274,12 @@ func (s *Source) ask(ctx context.Context, patience time.Duration, do func(*conne
 		return err
 	}
 	defer interrupt(ctx, s.conn.in)()
-	return do(s.conn)
+	err = do(s.conn)
+	// go-ldap says why a connection ended only to a request that was sent by then.
+	if why := s.conn.in.ended.Load(); why != nil && ldap.IsErrorWithCode(err, ldap.ErrorNetwork) && !errors.Is(err, ldap.ErrSizeLimitExceeded) {
+		return said(fmt.Errorf("read the answer: %w", *why))
+	}
+	return err
 }
 
 func (s *Source) hangUp() {

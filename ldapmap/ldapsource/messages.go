@@ -42,6 +42,7 @@ type messages struct {
 	net.Conn
 	in    *bufio.Reader
 	limit atomic.Pointer[limit]
+	ended atomic.Pointer[error] // why nothing more was handed on
 
 	message         []byte // the last one
 	unread          []byte // its rest
@@ -57,6 +58,7 @@ func newMessages(c net.Conn, l *limit) *messages {
 func (m *messages) Read(p []byte) (int, error) {
 	if len(m.unread) == 0 {
 		if err := m.next(); err != nil {
+			m.ended.CompareAndSwap(nil, &err)
 			return 0, err
 		}
 	}
