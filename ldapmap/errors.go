@@ -67,7 +67,7 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string {
-	return fmt.Sprintf("entry %q: %s: invalid value %q: want %s", e.DN, e.Attr, e.Value, e.Want)
+	return fmt.Sprintf("entry %q: %s: invalid value %.200q: want %s", e.DN, e.Attr, e.Value, e.Want)
 }
 
 // A ConfigError is a source that is set up wrongly: asking again will not help.

@@ -13,6 +13,7 @@ import (
 // whatever comes: an element of two bytes takes some hundred in memory, and a
 // value is copied once for each level of nesting above it.
 type limit struct {
+	value     int // bytes of one value or name
 	message   int // bytes of one message
 	elements  int // BER elements of one message: names, values and what holds them
 	bytes     int // of all messages; 0: no limit
@@ -21,11 +22,11 @@ type limit struct {
 
 // lookupLimit is some ten times what a lookup of 2000 entries needs.
 func lookupLimit() *limit {
-	return &limit{message: 1 << 20, elements: 20_000, bytes: 16 << 20, allOfThem: 400_000}
+	return &limit{value: 64 << 10, message: 1 << 20, elements: 20_000, bytes: 16 << 20, allOfThem: 400_000}
 }
 
 // storeLimit is for reading an inventory as a whole, as people do and mounts do not.
-func storeLimit() *limit { return &limit{message: 16 << 20, elements: 1 << 20} }
+func storeLimit() *limit { return &limit{value: 4 << 20, message: 16 << 20, elements: 1 << 20} }
 
 // maxDepth is how deep elements may nest. A value in a search result is at the sixth
 // level, the fields of a control's value at the fifth.
@@ -104,7 +105,7 @@ func (m *messages) next() error {
 		return err
 	}
 	left := limit.elements
-	if err := checkShape(m.message, maxDepth, &left); err != nil {
+	if err := limit.checkShape(m.message, maxDepth, &left); err != nil {
 		return err
 	}
 	if err := checkControls(m.message); err != nil {
@@ -120,7 +121,7 @@ func (m *messages) next() error {
 var errShape = errors.New("no LDAP message")
 
 // checkShape walks through elements that follow each other.
-func checkShape(b []byte, depth int, left *int) error {
+func (l *limit) checkShape(b []byte, depth int, left *int) error {
 	const constructed, longTag = 0x20, 0x1f
 	for len(b) > 0 {
 		if *left--; *left < 0 {
@@ -135,9 +136,11 @@ func checkShape(b []byte, depth int, left *int) error {
 			if depth == 0 {
 				return errors.New("a message nested too deep")
 			}
-			if err := checkShape(content[:length], depth-1, left); err != nil {
+			if err := l.checkShape(content[:length], depth-1, left); err != nil {
 				return err
 			}
+		} else if length > l.value {
+			return fmt.Errorf("a value of %d bytes, more than %d", length, l.value)
 		}
 		b = content[length:]
 	}

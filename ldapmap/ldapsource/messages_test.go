@@ -37,7 +37,7 @@ func TestMessages(t *testing.T) {
 	t.Parallel()
 	done := testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")
 	good := testenv.LDAPMessage(1, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a", "b"}}), testenv.BERSequence(testenv.BEROctets("1.2.3")))
-	tiny := &limit{message: 100, elements: 10, bytes: 250, allOfThem: 25}
+	tiny := &limit{value: 30, message: 100, elements: 10, bytes: 250, allOfThem: 25}
 	for _, c := range []struct {
 		name  string
 		bytes []byte
@@ -61,8 +61,9 @@ func TestMessages(t *testing.T) {
 		{"tag of several octets", []byte{0x30, 4, 0x1f, 0x81, 1, 0}, lookupLimit(), "no LDAP message"},
 		{"no sequence", []byte{0x31, 0}, lookupLimit(), "no LDAP message"},
 		{"long message", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", 100), nil)), tiny, "a message of 1"},
+		{"long value", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", 31), nil)), tiny, "a value of 31 bytes"},
 		{"many values", testenv.LDAPMessage(1, testenv.LDAPEntry("", map[string][]string{"a": make([]string, 20)})), tiny, "too many values"},
-		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{message: 100, elements: 10, bytes: 250}, "more than 250 bytes"},
+		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{value: 30, message: 100, elements: 10, bytes: 250}, "more than 250 bytes"},
 		{"many values in all", bytes.Repeat(testenv.LDAPMessage(1, done), 6), tiny, "more than 25 values"},
 		{"long controls", testenv.LDAPMessage(1, done, testenv.BERSequence(testenv.BEROctets("1.2.3"), testenv.BEROctets(strings.Repeat("x", maxControls)))), lookupLimit(), "controls of"},
 	} {
@@ -94,7 +95,7 @@ func FuzzMessages(f *testing.F) {
 	f.Add([]byte{0x30, 0x84, 0x80, 0, 0, 0})
 	f.Add([]byte{0x30, 0x80, 0, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
-		m := newMessages(conn{Reader: bytes.NewReader(in)}, &limit{message: 1 << 12, elements: 100})
+		m := newMessages(conn{Reader: bytes.NewReader(in)}, &limit{value: 1 << 12, message: 1 << 12, elements: 100})
 		for {
 			if err := m.next(); err != nil {
 				return
