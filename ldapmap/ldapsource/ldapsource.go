@@ -342,7 +342,8 @@ func entries(result *ldap.SearchResult) []ldapmap.Entry {
 	for _, r := range result.Entries {
 		e := ldapmap.Entry{DN: r.DN, Attrs: make(map[string][]string, len(r.Attributes))}
 		for _, a := range r.Attributes {
-			e.Attrs[strings.ToLower(a.Name)] = a.Values
+			name := strings.ToLower(a.Name)
+			e.Attrs[name] = append(e.Attrs[name], a.Values...) // once, unless the server is wrong
 		}
 		entries = append(entries, e)
 	}
