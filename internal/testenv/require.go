@@ -20,7 +20,7 @@ import (
 // word or "all", the test fails instead: a CI run must not pass by skipping.
 //
 // The words are "root" (effective uid 0), the programs "slapd", "automount" and
-// "strace", and the file systems "overlay", "erofs", "squashfs" and "ext4". An
+// "strace", "ds389" (389 Directory Server's ns-slapd), and the file systems "overlay", "erofs", "squashfs" and "ext4". An
 // unknown word fails the test.
 func Require(t testing.TB, what ...string) {
 	t.Helper()
@@ -54,6 +54,9 @@ func available(word string) error {
 		return nil
 	case "slapd", "automount", "strace":
 		_, err := lookPath(word)
+		return err
+	case "ds389":
+		_, err := lookPath("ns-slapd")
 		return err
 	case "overlay", "erofs", "squashfs", "ext4":
 		return hasFileSystem(word)

@@ -47,7 +47,7 @@ func require(t *testing.T, what ...string) *verdict {
 
 func TestRequire(t *testing.T) {
 	// What is missing differs between machines: take what is missing here.
-	words := []string{"root", "slapd", "automount", "strace", "overlay", "erofs", "squashfs", "ext4"}
+	words := []string{"root", "slapd", "automount", "strace", "ds389", "overlay", "erofs", "squashfs", "ext4"}
 	i := slices.IndexFunc(words, func(word string) bool { return available(word) != nil })
 	if i < 0 {
 		t.Setenv("PATH", "") // strace is in /usr/bin

@@ -74,6 +74,13 @@ func furnish() error {
 			return err
 		}
 	}
+	// Semaphores of 389 Directory Server, which a killed one leaves.
+	if err := os.MkdirAll("/dev/shm", 0o755); err != nil {
+		return err
+	}
+	if err := mountAll(mountArgs{"sandbox", "/dev/shm", "tmpfs", unix.MS_NOSUID | unix.MS_NODEV, "mode=1777"}); err != nil {
+		return err
+	}
 	if _, err := os.Stat("/etc/autofs.conf"); err != nil {
 		return nil // no automount here
 	}

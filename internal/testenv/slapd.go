@@ -51,6 +51,8 @@ type SlapdOptions struct {
 	// Load is an LDIF file whose entries the database has from the start, for more of
 	// them than Add has patience for (slapadd(8)).
 	Load string
+
+	replication replication // see StartProvider and StartReplica
 }
 
 // Slapd is a running OpenLDAP server with a configuration and a database of
@@ -74,6 +76,7 @@ type Slapd struct {
 	schemaDir string
 	ca        *authority // nil without TLS
 	counting  bool
+	argv      []string // what runs, to run it again
 	process   *os.Process
 	exited    chan struct{} // closed once the process has ended and is reaped
 	exitErr   error         // why it ended; read it after exited is closed
@@ -126,7 +129,7 @@ func StartSlapd(ctx context.Context, dir, schemaDir string, o SlapdOptions) (*Sl
 		return nil, fmt.Errorf("start slapd: %q is longer than the %d bytes of a socket address", s.socket, limit)
 	}
 
-	c := slapdConfig{dir: dir, schemaDir: schemaDir, rootPW: s.RootPW}
+	c := slapdConfig{dir: dir, schemaDir: schemaDir, rootPW: s.RootPW, replication: o.replication}
 	if o.TLS {
 		if s.ca, c.tls, err = writeTLSFiles(dir); err != nil {
 			return nil, fmt.Errorf("start slapd: %w", err)
@@ -186,18 +189,24 @@ func (s *Slapd) start(ctx context.Context, program, confDir string, o SlapdOptio
 	return s.run(ctx, program, confDir, o.LogLevel, listeners)
 }
 
-// run starts the process and waits until it answers; on error no process is
-// left.
+// run starts slapd and waits until it answers; on error no process is left.
 func (s *Slapd) run(ctx context.Context, program, confDir, logLevel string, listeners []string) error {
+	// -d keeps slapd in the foreground.
+	return s.launch(ctx, program, "-F", confDir, "-h", strings.Join(listeners, " "), "-d", logLevel)
+}
+
+// launch starts the process and waits until it answers; on error no process is
+// left.
+func (s *Slapd) launch(ctx context.Context, argv ...string) error {
 	log, err := os.Create(s.LogFile)
 	if err != nil {
 		return err
 	}
 	defer log.Close() // slapd has its own descriptor
 
-	// -d keeps slapd in the foreground.
-	cmd := exec.Command(program, "-F", confDir, "-h", strings.Join(listeners, " "), "-d", logLevel)
-	cmd.Dir = filepath.Dir(confDir)
+	s.argv = argv
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = filepath.Dir(s.LogFile)
 	cmd.Env = append(os.Environ(), "LDAPNOINIT=1") // the host's ldap.conf is not ours
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -252,7 +261,7 @@ func (s *Slapd) awaitReady(ctx context.Context) error {
 // deathError tells why slapd ended unasked.
 func (s *Slapd) deathError() error {
 	tail := s.logTail()
-	if strings.Contains(tail, "Address already in use") {
+	if strings.Contains(tail, "Address already in use") || strings.Contains(tail, ds389AddressInUse) {
 		return fmt.Errorf("slapd: %w", syscall.EADDRINUSE)
 	}
 	if s.exitErr == nil {

@@ -10,6 +10,9 @@ import (
 	"strings"
 )
 
+// moduleDirs are where distributions have the modules of slapd.
+var moduleDirs = []string{"/usr/lib/ldap", "/usr/lib64/openldap", "/usr/lib/openldap"}
+
 // slapdConfig is what the configuration of a test slapd depends on.
 type slapdConfig struct {
 	dir       string // all of slapd's files
@@ -17,7 +20,8 @@ type slapdConfig struct {
 	rootPW    string
 	tls       *tlsFiles // nil without TLS
 
-	verifyClient string // "" for slapd's default
+	verifyClient string      // "" for slapd's default
+	replication  replication // none: the zero value
 }
 
 func (c slapdConfig) confDir() string { return filepath.Join(c.dir, "slapd.d") }
@@ -83,7 +87,7 @@ func (c slapdConfig) ldif() (string, error) {
 			fmt.Fprintf(&b, "olcTLSVerifyClient: %s\n", c.verifyClient)
 		}
 	}
-	if modules, ok := firstWith("back_mdb.so", "/usr/lib/ldap", "/usr/lib64/openldap", "/usr/lib/openldap"); ok {
+	if modules, ok := firstWith("back_mdb.so", moduleDirs...); ok {
 		fmt.Fprintf(&b, "\ndn: cn=module{0},cn=config\nobjectClass: olcModuleList\ncn: module{0}\n"+
 			"olcModulePath: %s\nolcModuleLoad: back_mdb\n", modules)
 	}
@@ -125,6 +129,7 @@ olcRootPW: %s
 olcAccess: to attrs=userPassword by * auth
 olcAccess: to * by * read
 `, os.Getegid(), os.Geteuid(), slapdBase, c.dbDir(), slapdRootDN, c.rootPW)
+	c.replication.write(&b)
 	return b.String(), nil
 }
 
