@@ -97,8 +97,8 @@ func (c slapdConfig) ldif() (string, error) {
 	}
 	include(&b, c.levelfsLDIF())
 
-	// The indices are those that packaging/schema/README.md asks for. Nothing
-	// in a test survives a crash of the machine, so there is no fsync.
+	// The indices are those that docs/servers.md asks for, and no other. Nothing in a
+	// test survives a crash of the machine, so there is no fsync.
 	fmt.Fprintf(&b, `
 dn: olcDatabase={-1}frontend,cn=config
 objectClass: olcDatabaseConfig
@@ -122,8 +122,8 @@ olcDbNoSync: TRUE
 olcDbIndex: objectClass eq
 olcDbIndex: cn eq,sub
 olcDbIndex: member,uniqueMember eq
-olcDbIndex: levelfsAssignment pres,eq,sub
-olcDbIndex: levelfsProfileRef eq
+olcDbIndex: uid,memberUid,gidNumber eq
+olcDbIndex: levelfsMountPoint pres
 olcRootDN: %s
 olcRootPW: %s
 olcAccess: to attrs=userPassword by * auth
