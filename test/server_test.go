@@ -145,6 +145,12 @@ func serverInventory() testenv.Inventory {
 	}
 	inv.Layers = append(inv.Layers, fakeLayer("nightly-0"))
 	inv.Components = append(inv.Components, gcc, nightly)
+	// 389 Directory Server looks at a few candidates one by one, index or not: more
+	// than a few of each kind.
+	for n := range 20 {
+		inv.Components = append(inv.Components, component(fmt.Sprintf("c%d", n), "0"))
+		inv.Hosts = append(inv.Hosts, testenv.Caller{Name: fmt.Sprintf("h%d", n)})
+	}
 	for n := range 60 {
 		inv.Profiles = append(inv.Profiles, testenv.Caller{Name: fmt.Sprintf("p%d", n), Assign: []string{"emacs=29.4-1"}})
 	}

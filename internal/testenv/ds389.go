@@ -30,8 +30,9 @@ const (
 )
 
 // DS389 is a running 389 Directory Server with one database, as dscreate(8) would
-// have made it: with the indices that every new database gets, and no access for
-// anybody but RootDN. Unlike dscreate it has its files in a directory of its own.
+// have made it: with the indices that every new database gets, to which
+// index-389.ldif has added, and no access for anybody but RootDN. Unlike dscreate's
+// it has its files in a directory of its own.
 //
 // It is a Slapd in all that is not said here, so that a test can take either:
 // ns-slapd is a relative of it, and is started, asked and stopped the same way. It
@@ -40,11 +41,12 @@ type DS389 struct {
 	*Slapd
 	accessLog string
 	semaphore string
+	ours      int // searches that the start made
 }
 
 // StartDS389 starts a server with its files in dir, which must be empty and private
-// to it, and with 98levelfs.ldif from schemaDir beside its own schema. All else is
-// as with [StartSlapd]. It needs root, as the package's files are not for everybody.
+// to it, with 98levelfs.ldif from schemaDir beside its own schema. All else is as
+// with [StartSlapd]. It needs root, as the package's files are not for everybody.
 func StartDS389(ctx context.Context, dir, schemaDir string) (*DS389, error) {
 	ctx, cancel := context.WithTimeout(ctx, slapdStartLimit)
 	defer cancel()
@@ -83,6 +85,10 @@ func startDS389(ctx context.Context, dir, schemaDir string) (*DS389, error) {
 	if err := c.makeDirs(schemaDir); err != nil {
 		return nil, err
 	}
+	index, err := os.ReadFile(filepath.Join(schemaDir, "index-389.ldif"))
+	if err != nil {
+		return nil, err
+	}
 	// As with slapd, a port that was free may be taken before it is bound.
 	for tries := 5; ; tries-- {
 		addr, err := freeAddr(ctx)
@@ -102,7 +108,14 @@ func startDS389(ctx context.Context, dir, schemaDir string) (*DS389, error) {
 			return nil, err
 		}
 	}
-	if err := d.addDatabase(ctx); err != nil {
+	err = d.addDatabase(ctx)
+	if err == nil {
+		err = d.Apply(string(index))
+	}
+	if err == nil {
+		err = d.awaitWritable(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, d.Stop())
 	}
 	return d, nil
@@ -210,6 +223,39 @@ func (d *DS389) addDatabase(ctx context.Context) error {
 	return nil
 }
 
+// awaitWritable waits until the task that fills the index is done, and the database
+// takes changes again, which is a moment later.
+func (d *DS389) awaitWritable(ctx context.Context) error {
+	c, err := d.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	tasks := ldap.NewSearchRequest("cn=tasks,cn=config", ldap.ScopeWholeSubtree, ldap.NeverDerefAliases,
+		0, 0, false, "(nsInstance=*)", []string{"nsTaskExitCode", "nsTaskStatus"}, nil)
+	probe := ldap.NewModifyRequest(d.Base, nil) // there is no such entry yet
+	probe.Replace("description", []string{"probe"})
+	if err := poll(func() error {
+		result, err := c.Search(tasks)
+		if err != nil {
+			return err
+		}
+		for _, task := range result.Entries {
+			if task.GetAttributeValue("nsTaskExitCode") != "0" {
+				return fmt.Errorf("task %q: %q", task.DN, task.GetAttributeValue("nsTaskStatus"))
+			}
+		}
+		if err := c.Modify(probe); !ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject) {
+			return fmt.Errorf("probe: %w", err)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	d.ours, err = d.Searches()
+	return err
+}
+
 // Apply applies the records of an LDIF text, in their order, as RootDN: entries to
 // add, and "changetype: add" and "modify". It stops at the first that the server
 // refuses; the error then wraps the *ldap.Error.
@@ -229,9 +275,10 @@ func (d *DS389) Apply(text string) error {
 			if err := c.Modify(r.Modify); err != nil {
 				return fmt.Errorf("modify %q: %w", r.Modify.DN, err)
 			}
-		case r.Add != nil:
-			if err := c.Add(r.Add); err != nil {
-				return fmt.Errorf("add %q: %w", r.Add.DN, err)
+		case r.Add != nil || r.Entry != nil:
+			add := addRequest(r)
+			if err := c.Add(add); err != nil {
+				return fmt.Errorf("add %q: %w", add.DN, err)
 			}
 		default:
 			return errors.New("apply: a record neither adds nor modifies an entry")
@@ -256,7 +303,7 @@ func (d *DS389) Searches() (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("count searches: %w", err)
 	}
-	return len(ds389Search.FindAllIndex(log, -1)), nil
+	return len(ds389Search.FindAllIndex(log, -1)) - d.ours, nil
 }
 
 // Unindexed returns the searches so far for which some of the filter had no index,

@@ -330,14 +330,7 @@ func (s *Slapd) Add(text string) error {
 	}
 	defer c.Close()
 	for _, r := range records.Entries {
-		// Not ldif's own Apply: it dereferences a nil pointer on content records.
-		add := r.Add
-		if r.Entry != nil {
-			add = ldap.NewAddRequest(r.Entry.DN, nil)
-			for _, a := range r.Entry.Attributes {
-				add.Attribute(a.Name, a.Values)
-			}
-		}
+		add := addRequest(r)
 		if add == nil {
 			return errors.New("add to slapd: a record neither is an entry nor adds one")
 		}
@@ -346,6 +339,19 @@ func (s *Slapd) Add(text string) error {
 		}
 	}
 	return nil
+}
+
+// addRequest is what adds the record's entry, nil if it is another change. Not
+// ldif's own Apply: it dereferences a nil pointer on content records.
+func addRequest(r *ldif.Entry) *ldap.AddRequest {
+	if r.Entry == nil {
+		return r.Add
+	}
+	add := ldap.NewAddRequest(r.Entry.DN, nil)
+	for _, a := range r.Entry.Attributes {
+		add.Attribute(a.Name, a.Values)
+	}
+	return add
 }
 
 // Modify replaces the values of attribute attr in the entry dn, as RootDN.
