@@ -126,9 +126,9 @@ olcDbIndex: uid,memberUid,gidNumber eq
 olcDbIndex: levelfsMountPoint pres
 olcRootDN: %s
 olcRootPW: %s
-olcAccess: to attrs=userPassword by * auth
+olcAccess: to attrs=userPassword %sby * auth
 olcAccess: to * by * read
-`, os.Getegid(), os.Geteuid(), slapdBase, c.dbDir(), slapdRootDN, c.rootPW)
+`, os.Getegid(), os.Geteuid(), slapdBase, c.dbDir(), slapdRootDN, c.rootPW, c.replication.passwords())
 	c.replication.write(&b)
 	return b.String(), nil
 }

@@ -33,6 +33,15 @@ func StartReplica(ctx context.Context, dir, schemaDir string, provider *Slapd, d
 	return StartSlapd(ctx, dir, schemaDir, o)
 }
 
+// passwords lets the replicas have them, so that who can bind to the provider can
+// bind to a replica.
+func (r replication) passwords() string {
+	if r.reader == "" {
+		return ""
+	}
+	return fmt.Sprintf("by dn.exact=%q read ", r.reader)
+}
+
 // write appends to the configuration, which ends with the entry of the database.
 func (r replication) write(b *strings.Builder) {
 	switch {
