@@ -20,7 +20,7 @@ import (
 
 // The reader of packaging/schema/access-389.ldif.
 const (
-	readerDN       = "cn=levelfs-reader," + testenv.BaseDN
+	readerDN       = testenv.ReaderDN
 	readerPassword = "change-this-password"
 )
 
@@ -227,8 +227,13 @@ func startServers(t *testing.T) []server {
 	if err := s.Add(rest); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Restrict(); err != nil {
+		t.Fatal(err)
+	}
 	return []server{
-		{"OpenLDAP", s, s.Searches, s.Unindexed, ldapsource.Config{URIs: []string{s.URI}, Base: s.Base}},
+		{"OpenLDAP", s, s.Searches, s.Unindexed, ldapsource.Config{
+			URIs: []string{s.URI}, Base: s.Base, BindDN: readerDN, PasswordFile: secret(t, s.RootPW),
+		}},
 		{"389 Directory Server", d.Slapd, d.Searches, d.Unindexed, ldapsource.Config{
 			URIs: []string{d.URI}, Base: d.Base, BindDN: readerDN, PasswordFile: secret(t, readerPassword),
 		}},
