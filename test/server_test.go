@@ -157,7 +157,8 @@ func serverInventory() testenv.Inventory {
 	return inv
 }
 
-// serverLDIF is serverInventory with the people, an owner and a mandatory level.
+// serverLDIF is serverInventory with the people, an owner, a mandatory level and a host
+// that is no caller.
 func serverLDIF() string {
 	text := serverInventory().LDIF() + people
 	text = strings.Replace(text, "dn: "+testenv.ComponentDN("gcc")+"\n", "dn: "+testenv.ComponentDN("gcc")+
@@ -169,6 +170,10 @@ objectClass: levelfsCaller
 cn: forced
 levelfsAssignment: emacs=29.4-1
 levelfsMandatory: emacs=31~rc1
+
+dn: cn=plain,ou=hosts,dc=example,dc=org
+objectClass: device
+cn: plain
 `
 }
 
@@ -179,6 +184,7 @@ type server struct {
 	searches  func() (int, error)
 	unindexed func() ([]string, error)
 	config    ldapsource.Config // as the reader
+	password  string            // the reader's
 }
 
 // startDS389 starts a 389 Directory Server with the text's entries and the access
@@ -227,16 +233,16 @@ func startServers(t *testing.T) []server {
 	if err := s.Add(rest); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Restrict(); err != nil {
+	if err := errors.Join(s.Restrict(), s.Load("access-roles.ldif")); err != nil {
 		t.Fatal(err)
 	}
 	return []server{
 		{"OpenLDAP", s, s.Searches, s.Unindexed, ldapsource.Config{
 			URIs: []string{s.URI}, Base: s.Base, BindDN: readerDN, PasswordFile: secret(t, s.RootPW),
-		}},
+		}, s.RootPW},
 		{"389 Directory Server", d.Slapd, d.Searches, d.Unindexed, ldapsource.Config{
 			URIs: []string{d.URI}, Base: d.Base, BindDN: readerDN, PasswordFile: secret(t, readerPassword),
-		}},
+		}, readerPassword},
 	}
 }
 

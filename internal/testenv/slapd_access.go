@@ -23,14 +23,6 @@ const (
 // Restrict loads access.ldif, as its first lines say to do, and the identities that it
 // is about. The tree must have its ou=groups already.
 func (s *Slapd) Restrict() error {
-	text, err := os.ReadFile(filepath.Join(s.schemaDir, "access.ldif"))
-	if err != nil {
-		return fmt.Errorf("restrict slapd: %w", err)
-	}
-	changes, err := ldif.Parse(string(text))
-	if err != nil {
-		return fmt.Errorf("restrict slapd: %w", err)
-	}
 	var entries ldifWriter
 	entries.entry("ou=services,"+BaseDN, "objectClass: organizationalUnit", "ou: services")
 	for _, dn := range []string{ReaderDN, EditorDN} {
@@ -40,17 +32,31 @@ func (s *Slapd) Restrict() error {
 	if err := s.Add(entries.String()); err != nil {
 		return err
 	}
+	return s.Load("access.ldif")
+}
+
+// Load makes the modifications of a file beside the schema in the server's
+// configuration, as the first lines of such files say to do.
+func (s *Slapd) Load(name string) error {
+	text, err := os.ReadFile(filepath.Join(s.schemaDir, name))
+	if err != nil {
+		return fmt.Errorf("configure slapd: %w", err)
+	}
+	changes, err := ldif.Parse(string(text))
+	if err != nil {
+		return fmt.Errorf("configure slapd: %s: %w", name, err)
+	}
 	c, err := s.connectAsOwner()
 	if err != nil {
-		return fmt.Errorf("restrict slapd: %w", err)
+		return fmt.Errorf("configure slapd: %w", err)
 	}
 	defer c.Close()
 	for _, change := range changes.Entries {
 		if change.Modify == nil {
-			return fmt.Errorf("restrict slapd: access.ldif has a record that modifies nothing")
+			return fmt.Errorf("configure slapd: %s has a record that modifies nothing", name)
 		}
 		if err := c.Modify(change.Modify); err != nil {
-			return fmt.Errorf("restrict slapd: %q: %w", change.Modify.DN, err)
+			return fmt.Errorf("configure slapd: %q: %w", change.Modify.DN, err)
 		}
 	}
 	return nil
