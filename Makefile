@@ -37,8 +37,7 @@ install: ## install what make build built, below DESTDIR
 	install -d $(DESTDIR)/usr/share/bash-completion/completions $(DESTDIR)/usr/share/zsh/vendor-completions
 	$(BIN)/levelfs completion bash >$(DESTDIR)/usr/share/bash-completion/completions/levelfs
 	$(BIN)/levelfs completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_levelfs
-	install -m 0644 packaging/schema/levelfs.schema packaging/schema/levelfs.ldif packaging/schema/98levelfs.ldif \
-		$(DESTDIR)/usr/share/levelfs/schema/
+	install -m 0644 packaging/schema/levelfs.schema packaging/schema/*.ldif docs/servers.md $(DESTDIR)/usr/share/levelfs/schema/
 	test -e $(DESTDIR)/etc/levelfs/levelfs.toml || install -m 0644 packaging/levelfs.toml $(DESTDIR)/etc/levelfs/
 	test -e $(DESTDIR)/etc/auto.master.d/levelfs.autofs || install -m 0644 packaging/levelfs.autofs $(DESTDIR)/etc/auto.master.d/
 

@@ -7,8 +7,9 @@
 //   - [Build] compiles the commands; [Machine] is one machine that runs levelfs:
 //     a root with a configuration, an inventory, images, and the commands.
 //   - [Inventory] writes a software inventory as LDIF, [Store] makes the images.
-//   - [Automount] is a real automount, [Slapd] a real slapd, [SilentServer] and
-//     [ClosingServer] are LDAP servers that fail.
+//   - [Automount] is a real automount, [Slapd] a real slapd, alone or with a replica,
+//     [DS389] a real 389 Directory Server; [SilentServer] and [ClosingServer] are LDAP
+//     servers that fail.
 //
 // Whatever waits here waits for a condition, until a deadline: nothing sleeps for
 // a time and hopes.

@@ -313,3 +313,29 @@ func TestSchemaLoadsFromSlapdConf(t *testing.T) {
 		t.Errorf("slaptest takes a class with an unknown attribute:\n%s", out)
 	}
 }
+
+// TestDocumentedIndices checks that the test slapd has the indices that docs/servers.md
+// asks for, and no other.
+func TestDocumentedIndices(t *testing.T) {
+	text, err := os.ReadFile("../../docs/servers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	section, _, _ := strings.Cut(string(text), "### A replica")
+	line := regexp.MustCompile(`(?m)^ *(olcDbIndex: .*)$`)
+	var documented, configured []string
+	for _, m := range line.FindAllStringSubmatch(section, -1) {
+		documented = append(documented, m[1])
+	}
+	Require(t, "slapd")
+	config, err := slapdConfig{dir: "/nosuch", schemaDir: schemaDir}.ldif()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range line.FindAllStringSubmatch(config, -1) {
+		configured = append(configured, m[1])
+	}
+	if len(documented) == 0 || !slices.Equal(documented, configured) {
+		t.Errorf("docs/servers.md asks for\n%q\nthe test server has\n%q", documented, configured)
+	}
+}
