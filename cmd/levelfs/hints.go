@@ -8,6 +8,7 @@ import (
 
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/ldapmap/ldapsource"
 )
 
 // hintFor is what to do about an error, or "". All advice is here: packages only
@@ -23,6 +24,8 @@ func hintFor(err error) string {
 		down      *ldapmap.UnavailableError
 		location  *view.LocationError
 		unusable  *ldapmap.UnusableError
+		secret    *ldapsource.SecretError
+		referral  *ldapsource.ReferralError
 	)
 	switch {
 	case errors.As(err, &noLevel):
@@ -40,7 +43,15 @@ func hintFor(err error) string {
 	case errors.As(err, &invalid):
 		return fmt.Sprintf("correct %s in %s", invalid.Attr, invalid.DN)
 	case errors.As(err, &down):
-		return "see that the server runs and answers: ldapsearch -x -H " + strings.Fields(down.Source)[0] + " -b '' -s base"
+		server := strings.Fields(down.Source)[0]
+		if domain, ok := strings.CutPrefix(server, "srv:"); ok {
+			return "see which servers DNS names: dig SRV _ldaps._tcp." + domain
+		}
+		return "see that the server runs and answers: ldapsearch -x -H " + server + " -b '' -s base"
+	case errors.As(err, &secret):
+		return fmt.Sprintf("chown root %[1]s && chmod 600 %[1]s", secret.Path)
+	case errors.As(err, &referral):
+		return "name a server that has the inventory as uri in levelfs.toml, and one that takes changes in [source.write]"
 	case errors.As(err, &config):
 		return "correct the [[source]] in levelfs.toml"
 	case errors.As(err, &location):

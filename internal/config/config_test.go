@@ -96,6 +96,18 @@ timeout = "1500ms"
 starttls = true
 ca = "/etc/ssl/ca.pem"
 insecure = true
+tls-name = "ldap.example.org"
+srv = "example.org"
+bind-dn = "cn=reader"
+password-file = "/etc/levelfs/password"
+cert = "/c"
+key = "/k"
+[source.write]
+uri = ["ldaps://c"]
+srv = "example.net"
+sasl = "external"
+cert = "/wc"
+key = "/wk"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -107,7 +119,9 @@ insecure = true
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
 			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},
-				StartTLS: true, CA: "/etc/ssl/ca.pem", Insecure: true},
+				StartTLS: true, CA: "/etc/ssl/ca.pem", Insecure: true, TLSName: "ldap.example.org", SRV: "example.org",
+				Identity: Identity{BindDN: "cn=reader", PasswordFile: "/etc/levelfs/password", Cert: "/c", Key: "/k"},
+				Write:    Write{URI: []string{"ldaps://c"}, SRV: "example.net", Identity: Identity{SASL: "external", Cert: "/wc", Key: "/wk"}}},
 		},
 		root: got.root,
 	}
@@ -190,6 +204,20 @@ func TestMistakes(t *testing.T) {
 		{"no type", "[[source]]\npath = \"/a\"\n", []string{"source 1", "ldif or ldap"}},
 		{"ldap without a uri", ldap + "base = \"dc=x\"\n", []string{"source 1", "uri"}},
 		{"ldap without a base", ldap + "uri = [\"ldap://a\"]\n", []string{"source 1", "base"}},
+		{"ldap with a path", whole + "path = \"/a\"\n", []string{"source 1", "no path"}},
+		{"ldif with a uri", "[[source]]\ntype = \"ldif\"\npath = \"/a\"\nuri = [\"ldap://a\"]\n", []string{"source 1", "nothing else"}},
+		{"ldif to be written elsewhere", "[[source]]\ntype = \"ldif\"\npath = \"/a\"\n[source.write]\nsasl = \"external\"\n", []string{"source 1", "nothing else"}},
+		{"relative ca", whole + "ca = \"ca.pem\"\n", []string{"source 1", `ca "ca.pem"`, "absolute"}},
+		{"bind DN alone", whole + "bind-dn = \"cn=a\"\n", []string{"source 1", "bind-dn and password-file"}},
+		{"password alone", whole + "password-file = \"/p\"\n", []string{"source 1", "bind-dn and password-file"}},
+		{"relative password file", whole + "bind-dn = \"cn=a\"\npassword-file = \"p\"\n", []string{"source 1", `password-file "p"`, "absolute"}},
+		{"two identities", whole + "bind-dn = \"cn=a\"\npassword-file = \"/p\"\nsasl = \"external\"\n", []string{"source 1", "exclude"}},
+		{"unknown mechanism", whole + "sasl = \"gssapi\"\n", []string{"source 1", `"gssapi"`, "external"}},
+		{"cert alone", whole + "cert = \"/c\"\n", []string{"source 1", "cert and key"}},
+		{"relative key", whole + "cert = \"/c\"\nkey = \"k\"\n", []string{"source 1", `key "k"`, "absolute"}},
+		{"mistake in write", whole + "[source.write]\nbind-dn = \"cn=a\"\n", []string{"source 1", "write: ", "password-file"}},
+		{"unknown key in write", whole + "[source.write]\nbase = \"dc=x\"\n", []string{"line 6", `"source.write.base"`}},
+		{"password in the file", whole + "password = \"secret\"\n", []string{"line 5", `"source.password"`}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -259,12 +287,16 @@ func TestHostname(t *testing.T) {
 // sources of known types.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{"", "tree = \"/sw\"", "tree = 1", "[[source]]\ntype = \"ldif\"\npath = \"/a\"\n",
-		"[[source]]\ntype = \"ldap\"\nuri = [\"ldap://a\"]\nbase = \"dc=x\"\ntimeout = \"2s\"\n", "[source]", "images = [\"/a\"]", "[[source]]\ntimeout = 1", "a.b.c = 1"} {
+		"[[source]]\ntype = \"ldap\"\nuri = [\"ldap://a\"]\nbase = \"dc=x\"\ntimeout = \"2s\"\n",
+		"[[source]]\ntype = \"ldap\"\nsrv = \"x\"\nbase = \"dc=x\"\nbind-dn = \"cn=a\"\npassword-file = \"/p\"\n[source.write]\nsasl = \"external\"\ncert = \"/c\"\nkey = \"/k\"\n", "[source]", "images = [\"/a\"]", "[[source]]\ntimeout = 1", "a.b.c = 1"} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		c := &Config{root: "/"}
-		if c.parse(text) != nil {
+		c := &Config{root: "/nosuch"}
+		if err := c.parse(text); err != nil {
+			if strings.ContainsAny(err.Error(), "\n\x00") {
+				t.Errorf("error of several lines: %q", err)
+			}
 			return
 		}
 		for _, p := range append(append([]string{c.Tree, c.Map}, c.Images...), c.Directories...) {
@@ -275,6 +307,12 @@ func FuzzParse(f *testing.F) {
 		for _, s := range c.Sources {
 			if s.Type != "ldif" && s.Type != "ldap" || s.Timeout.Duration < 0 {
 				t.Errorf("source %+v", s)
+			}
+			for _, s := range []Source{s, s.Writing()} {
+				if s.Type == "ldap" && (len(s.URI) == 0 && s.SRV == "" || s.Base == "" ||
+					s.BindDN != "" && (s.PasswordFile == "" || s.SASL != "") || (s.Cert == "") != (s.Key == "")) {
+					t.Errorf("source %+v", s)
+				}
 			}
 		}
 	})

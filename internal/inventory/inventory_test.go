@@ -67,6 +67,52 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
+// TestOpenStores checks whom and where the configuration, or the caller, says to
+// write as and to.
+func TestOpenStores(t *testing.T) {
+	t.Parallel()
+	c := &config.Config{Sources: []config.Source{
+		{Type: "ldif", Path: t.TempDir()},
+		{Type: "ldap", URI: []string{"ldaps://replica.example.org"}, Base: "dc=test",
+			Write: config.Write{URI: []string{"ldaps://provider.example.org"}}},
+	}}
+	stores, err := OpenStores(c, Writer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range stores {
+		names = append(names, s.Name())
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if got, want := strings.Join(names, "|"), c.Sources[0].Path+"|ldaps://provider.example.org"; got != want {
+		t.Errorf("stores %s, want %s", got, want)
+	}
+	// Nobody writes as nobody.
+	var wrong *ldapmap.ConfigError
+	if err := stores[1].Apply(t.Context(), ldapmap.Edit{DN: "dc=test"}); !errors.As(err, &wrong) || !strings.Contains(err.Error(), "no identity") {
+		t.Errorf("as nobody: %v", err)
+	}
+	for _, w := range []Writer{{BindDN: "cn=a"}, {PasswordFile: "/p"}} { // half an identity
+		if _, err := OpenStores(c, w); !errors.As(err, &wrong) {
+			t.Errorf("%+v: %v", w, err)
+		}
+	}
+	// The caller's word goes before the configuration's; each half by itself.
+	c.Sources[1].Write.Identity = config.Identity{SASL: "external", Cert: "/c", Key: "/k"}
+	if _, err := OpenStores(c, Writer{BindDN: "cn=a", PasswordFile: "/p"}); err != nil {
+		t.Error(err)
+	}
+	c.Sources[1].Write.Identity = config.Identity{BindDN: "cn=a", PasswordFile: "/p"}
+	for _, w := range []Writer{{}, {BindDN: "cn=b"}, {PasswordFile: "/q"}} {
+		if _, err := OpenStores(c, w); err != nil {
+			t.Errorf("%+v: %v", w, err)
+		}
+	}
+}
+
 // TestClose checks that one source's error does not keep the others from being
 // closed.
 func TestClose(t *testing.T) {

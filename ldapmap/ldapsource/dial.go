@@ -1,7 +1,6 @@
 package ldapsource
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -36,8 +35,8 @@ type connection struct {
 	asserts *bool // the server knows the assertion control; nil: not asked yet
 }
 
-// dial connects and binds. A mistake in our own files is a *ConfigError: no other
-// server would better it.
+// dial connects and binds. A mistake in our own files is a *ConfigError, and found
+// before anything is sent: no other server would better it.
 func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*connection, error) {
 	dialer := net.Dialer{Deadline: deadline}
 	network, address := "tcp", u.Host
@@ -52,11 +51,24 @@ func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*con
 			address = "/var/run/slapd/ldapi"
 		}
 	}
+	var config *tls.Config // nil: in the clear
+	var password string
+	var err error
+	if u.Scheme == "ldaps" || u.Scheme == "ldap" && s.config.StartTLS {
+		if config, err = s.tlsConfig(u.Hostname()); err != nil {
+			return nil, s.wrong(err)
+		}
+	}
+	if s.config.BindDN != "" {
+		if password, err = readPassword(s.config.PasswordFile); err != nil {
+			return nil, s.wrong(err)
+		}
+	}
 	nc, err := dialer.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := s.open(ctx, nc, u, deadline)
+	conn, err := s.open(ctx, nc, u.Scheme, config, password, deadline)
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -64,41 +76,30 @@ func (s *Source) dial(ctx context.Context, u *url.URL, deadline time.Time) (*con
 	return conn, nil
 }
 
-// open makes an LDAP connection of a network connection.
-func (s *Source) open(ctx context.Context, nc net.Conn, u *url.URL, deadline time.Time) (*connection, error) {
+// open makes a connection that is secure, if it is to be, and bound.
+func (s *Source) open(ctx context.Context, nc net.Conn, scheme string, config *tls.Config, password string, deadline time.Time) (*connection, error) {
 	// Covers the TLS handshake and the bind: every write and every answer.
 	if err := nc.SetDeadline(deadline); err != nil {
 		return nil, err
 	}
 	defer interrupt(ctx, nc)()
-	secure := u.Scheme == "ldaps" || u.Scheme == "ldap" && s.config.StartTLS
-	if secure {
-		config, err := s.tlsConfig(u.Hostname())
-		if err != nil {
-			return nil, s.wrong(err)
-		}
-		if u.Scheme == "ldap" {
+	if config != nil {
+		peer := nc.RemoteAddr()
+		if scheme == "ldap" {
 			if err := startTLS(nc); err != nil {
-				return nil, fmt.Errorf("StartTLS with %s: %w", u.Host, err)
+				return nil, fmt.Errorf("StartTLS with %s: %w", peer, err)
 			}
 		}
 		t := tls.Client(nc, config)
 		if err := t.HandshakeContext(ctx); err != nil {
-			return nil, fmt.Errorf("TLS handshake with %s: %w", u.Host, said(err))
+			return nil, fmt.Errorf("TLS handshake with %s: %w", peer, said(err))
 		}
 		nc = t
 	}
-	var password []byte
-	if s.config.BindDN != "" {
-		var err error
-		if password, err = readPassword(s.config.PasswordFile); err != nil {
-			return nil, s.wrong(err)
-		}
-	}
 	in := newMessages(nc, lookupLimit())
-	conn := ldap.NewConn(in, secure)
+	conn := ldap.NewConn(in, config != nil)
 	conn.Start()
-	if err := s.bind(conn, string(password)); err != nil {
+	if err := s.bind(conn, password); err != nil {
 		conn.Close()
 		return nil, err
 	}
@@ -201,15 +202,15 @@ func (e *SecretError) Error() string {
 }
 
 // readPassword reads the password of a simple bind.
-func readPassword(path string) ([]byte, error) {
+func readPassword(path string) (string, error) {
 	text, err := readSecret(path)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	password := bytes.TrimSuffix(text, []byte("\n"))
-	if len(password) == 0 {
+	password := strings.TrimSuffix(string(text), "\n")
+	if password == "" {
 		// RFC 4513, section 5.1.2: the server would take it for an anonymous bind.
-		return nil, fmt.Errorf("%q: no password in it", path)
+		return "", fmt.Errorf("%q: no password in it", path)
 	}
 	return password, nil
 }

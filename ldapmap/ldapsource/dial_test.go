@@ -337,7 +337,7 @@ func TestSRV(t *testing.T) {
 		}, Config{}, "no such host", nil},
 		{"StartTLS", map[string][]dnsmessage.SRVResource{
 			"_ldap._tcp.localhost": {target(10, "localhost.", port(deaf))},
-		}, Config{StartTLS: true}, "StartTLS with localhost:", nil},
+		}, Config{StartTLS: true}, "StartTLS with 127.0.0.1:", nil},
 		{"none", nil, Config{Insecure: true}, "no such host", nil},
 		{"decidedly none", map[string][]dnsmessage.SRVResource{"_ldaps._tcp.localhost": {target(0, ".", 0)}}, Config{}, "no server", nil},
 		{"another domain's", map[string][]dnsmessage.SRVResource{

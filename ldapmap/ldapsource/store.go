@@ -118,10 +118,18 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 
 // requests are what an edit asks of a server: an add or a modify request.
 func requests(e ldapmap.Edit) (*ldap.AddRequest, *ldap.ModifyRequest, error) {
+	if len(e.Mods) == 0 {
+		return nil, nil, errors.New("nothing to change")
+	}
+	for _, m := range e.Mods {
+		if m.Op == ldapmap.ModAdd && len(m.Values) == 0 {
+			return nil, nil, fmt.Errorf("no values to add to %q", m.Attr)
+		}
+	}
 	if e.Was == nil {
 		add := ldap.NewAddRequest(e.DN, nil)
 		for _, m := range e.Mods {
-			if m.Op != ldapmap.ModAdd || len(m.Values) == 0 {
+			if m.Op != ldapmap.ModAdd {
 				return nil, nil, errors.New("a new entry has only values that are added")
 			}
 			add.Attribute(m.Attr, m.Values)
@@ -138,9 +146,6 @@ func requests(e ldapmap.Edit) (*ldap.AddRequest, *ldap.ModifyRequest, error) {
 		default:
 			return nil, nil, fmt.Errorf("no such kind of change: %q", m.Op)
 		}
-	}
-	if len(e.Mods) == 0 {
-		return nil, nil, errors.New("nothing to change")
 	}
 	return nil, modify, nil
 }
