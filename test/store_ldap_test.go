@@ -51,8 +51,9 @@ func restricted(t *testing.T, inv testenv.Inventory) (*testenv.Slapd, *testenv.M
 // one is the entry of that DN, with its version.
 func one(t *testing.T, s ldapmap.Store, dn string) *ldapmap.Entry {
 	t.Helper()
-	cn, _, _ := strings.Cut(strings.TrimPrefix(dn, "cn="), ",")
-	entries, err := s.All(t.Context(), []ldapmap.Term{{{{Attr: "cn", Value: cn}}}}, []string{"*", ldapmap.AttrVersion}, nil)
+	rdn, _, _ := strings.Cut(dn, ",")
+	attr, value, _ := strings.Cut(rdn, "=")
+	entries, err := s.All(t.Context(), []ldapmap.Term{{{{Attr: attr, Value: value}}}}, []string{"*", ldapmap.AttrVersion}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,6 +130,22 @@ func TestStoreApply(t *testing.T) {
 		t.Errorf("after a delete of all values: %q", got)
 	}
 
+	// A person's entry is made a caller's; the rest of it is not levelfs's.
+	person := "uid=rob,ou=people," + slapd.Base
+	if err := slapd.Add("dn: ou=people," + slapd.Base + "\nobjectClass: organizationalUnit\nou: people\n\ndn: " + person +
+		"\nobjectClass: inetOrgPerson\nuid: rob\ncn: Rob\nsn: R\nmail: rob@example.org\n"); err != nil {
+		t.Fatal(err)
+	}
+	rob := one(t, s, person)
+	if rob.First("mail") != "" || rob.First("entrycsn") == "" {
+		t.Errorf("an editor sees %v", rob)
+	}
+	if err := s.Apply(t.Context(), ldapmap.Edit{DN: person, Was: rob, Mods: []ldapmap.Mod{
+		mods(ldapmap.ModAdd, "objectClass", "levelfsCaller"), mods(ldapmap.ModAdd, "levelfsAssignment", "emacs=29.4-1"),
+	}}); err != nil {
+		t.Error(err)
+	}
+
 	// What is no conflict is none: nothing that reading again would better.
 	plain := func(s ldapmap.Store, e ldapmap.Edit, says string) {
 		t.Helper()
@@ -141,6 +158,7 @@ func TestStoreApply(t *testing.T) {
 	plain(s, add, "no entry to put")
 	plain(s, ldapmap.Edit{DN: profile, Was: unversioned, Mods: []ldapmap.Mod{mods(ldapmap.ModAdd, "mail", "x")}}, "Object Class Violation (65)")
 	plain(s, ldapmap.Edit{DN: profile, Was: unversioned}, "nothing to change")
+	plain(s, ldapmap.Edit{DN: person, Was: unversioned, Mods: []ldapmap.Mod{mods(ldapmap.ModAdd, "objectClass", "uidObject")}}, "Insufficient Access Rights (50)")
 	plain(s, ldapmap.Edit{DN: testenv.ReaderDN, Was: unversioned, Mods: []ldapmap.Mod{mods(ldapmap.ModAdd, "description", "x")}}, "not changed")
 	// A host's other attributes are not levelfs's.
 	plain(s, ldapmap.Edit{DN: host, Was: unversioned, Mods: []ldapmap.Mod{mods(ldapmap.ModAdd, "description", "x")}}, "Insufficient Access Rights (50)")

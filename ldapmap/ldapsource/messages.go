@@ -13,16 +13,17 @@ import (
 // whatever comes: an element of two bytes takes some hundred in memory, and a
 // value is copied once for each level of nesting above it.
 type limit struct {
-	value     int // bytes of one value or name
-	message   int // bytes of one message
-	elements  int // BER elements of one message: names, values and what holds them
-	bytes     int // of all messages; 0: no limit
-	allOfThem int // elements of all messages; 0: no limit
+	value    int // bytes of one value or name
+	message  int // bytes of one message
+	elements int // BER elements of one message: names, values and what holds them
+
+	// Of all messages together; 0: no limit.
+	totalBytes, totalElements int
 }
 
 // lookupLimit is some ten times what a lookup of 2000 entries needs.
 func lookupLimit() *limit {
-	return &limit{value: 64 << 10, message: 1 << 20, elements: 20_000, bytes: 16 << 20, allOfThem: 400_000}
+	return &limit{value: 64 << 10, message: 1 << 20, elements: 20_000, totalBytes: 16 << 20, totalElements: 400_000}
 }
 
 // storeLimit is for reading an inventory as a whole, as people do and mounts do not.
@@ -94,8 +95,8 @@ func (m *messages) next() error {
 	if length > limit.message {
 		return fmt.Errorf("a message of %d bytes, more than %d", length, limit.message)
 	}
-	if m.bytes += size + length; limit.bytes > 0 && m.bytes > limit.bytes {
-		return fmt.Errorf("more than %d bytes", limit.bytes)
+	if m.bytes += size + length; limit.totalBytes > 0 && m.bytes > limit.totalBytes {
+		return fmt.Errorf("more than %d bytes", limit.totalBytes)
 	}
 	if size += length; cap(m.message) < size {
 		m.message = make([]byte, size)
@@ -111,8 +112,8 @@ func (m *messages) next() error {
 	if err := checkControls(m.message); err != nil {
 		return err
 	}
-	if m.elements += limit.elements - left; limit.allOfThem > 0 && m.elements > limit.allOfThem {
-		return fmt.Errorf("more than %d values", limit.allOfThem)
+	if m.elements += limit.elements - left; limit.totalElements > 0 && m.elements > limit.totalElements {
+		return fmt.Errorf("more than %d values", limit.totalElements)
 	}
 	m.unread = m.message
 	return nil

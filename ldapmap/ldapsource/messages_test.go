@@ -37,7 +37,7 @@ func TestMessages(t *testing.T) {
 	t.Parallel()
 	done := testenv.LDAPResult(ldap.ApplicationSearchResultDone, 0, "")
 	good := testenv.LDAPMessage(1, testenv.LDAPEntry("cn=a", map[string][]string{"cn": {"a", "b"}}), testenv.BERSequence(testenv.BEROctets("1.2.3")))
-	tiny := &limit{value: 30, message: 100, elements: 10, bytes: 250, allOfThem: 25}
+	tiny := &limit{value: 30, message: 100, elements: 10, totalBytes: 250, totalElements: 25}
 	for _, c := range []struct {
 		name  string
 		bytes []byte
@@ -63,7 +63,7 @@ func TestMessages(t *testing.T) {
 		{"long message", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", 100), nil)), tiny, "a message of 1"},
 		{"long value", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", 31), nil)), tiny, "a value of 31 bytes"},
 		{"many values", testenv.LDAPMessage(1, testenv.LDAPEntry("", map[string][]string{"a": make([]string, 20)})), tiny, "too many values"},
-		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{value: 30, message: 100, elements: 10, bytes: 250}, "more than 250 bytes"},
+		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{value: 30, message: 100, elements: 10, totalBytes: 250}, "more than 250 bytes"},
 		{"many values in all", bytes.Repeat(testenv.LDAPMessage(1, done), 6), tiny, "more than 25 values"},
 		{"long controls", testenv.LDAPMessage(1, done, testenv.BERSequence(testenv.BEROctets("1.2.3"), testenv.BEROctets(strings.Repeat("x", maxControls)))), lookupLimit(), "controls of"},
 	} {
