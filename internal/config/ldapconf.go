@@ -52,9 +52,9 @@ func (s *Source) completeFrom(path, text string, err error) error {
 	}
 	if len(s.URI) == 0 && s.SRV == "" || s.Base == "" {
 		if path == "" {
-			return errors.New("an ldap source needs uri (or srv) and base, here or in ldap.conf, and there is none")
+			return errors.New("an ldap source needs uri and base, here or in ldap.conf, and there is none")
 		}
-		return fmt.Errorf("an ldap source needs uri (or srv) and base, here or as URI and BASE in %s", path)
+		return fmt.Errorf("an ldap source needs uri and base, here or as URI and BASE in %s", path)
 	}
 	return nil
 }

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -117,7 +116,6 @@ type Result struct {
 	Exit           int // -1: killed
 	Stdout, Stderr string
 	Took           time.Duration
-	MaxRSS         int64 // most memory that was resident at a time, in bytes
 }
 
 func (r Result) String() string {
@@ -140,11 +138,7 @@ func (m *Machine) Run(name string, args ...string) Result {
 	if err != nil && !errors.As(err, &failed) {
 		m.t.Fatalf("%s: %v", cmd, err)
 	}
-	r := Result{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String(), Took: time.Since(start)}
-	if usage, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		r.MaxRSS = usage.Maxrss << 10
-	}
-	return r
+	return Result{Exit: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String(), Took: time.Since(start)}
 }
 
 // RunMap runs auto.levelfs.
