@@ -149,7 +149,7 @@ func TestMapHostileServer(t *testing.T) {
 		{"value of 60 kB", set(host, "levelfsAssignment", "emacs="+strings.Repeat("1", 60_000)), "levelfsAssignment"},
 		{"values of 60 kB each", raw(func(id int64) []byte {
 			return bytes.Repeat(testenv.LDAPMessage(id, testenv.LDAPEntry(host, map[string][]string{"description": {strings.Repeat("x", 60_000)}})), 400)
-		}), "more than 16777216 bytes"},
+		}), "more than 8388608 bytes"},
 		{"message of 2 GiB", raw(func(int64) []byte {
 			return append([]byte{0x30, 0x84, 0x7f, 0xff, 0xff, 0xff}, make([]byte, 1<<20)...)
 		}), "a message of 2147483647 bytes"},

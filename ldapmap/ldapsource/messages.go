@@ -23,7 +23,7 @@ type limit struct {
 
 // lookupLimit is some ten times what a lookup of 2000 entries needs.
 func lookupLimit() *limit {
-	return &limit{value: 64 << 10, message: 1 << 20, elements: 20_000, totalBytes: 16 << 20, totalElements: 400_000}
+	return &limit{value: 64 << 10, message: 1 << 20, elements: 20_000, totalBytes: 8 << 20, totalElements: 400_000}
 }
 
 // storeLimit is for reading an inventory as a whole, as people do and mounts do not.
