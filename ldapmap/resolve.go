@@ -289,7 +289,10 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 	if key.Level != "" {
 		levels = Test{Attr: "cn", Value: key.String()}
 	}
-	terms := []Term{{class(classComponent), anyOf("cn", key.Component)}}
+	var terms []Term
+	if key.Component != "" { // of no component where it is about all of them: see Tree
+		terms = append(terms, Term{class(classComponent), anyOf("cn", key.Component)})
+	}
 	if withLevels {
 		terms = append(terms, Term{class(classLevel), {levels}})
 	}
