@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,6 +27,9 @@ type Applier struct {
 	// an image that was not checked before. A command listens for signals there and
 	// not from the start, since setting that up takes time on every mount.
 	Long func(context.Context) (context.Context, context.CancelFunc)
+	// Note, if set, is told what the kernel could not do as it is planned, where the
+	// view is mounted all the same.
+	Note func(text string)
 }
 
 // A StepError is the step of a plan that failed.
@@ -61,6 +65,8 @@ type execution struct {
 	lock    *os.File         // the private layer's
 	stage   *stage
 	loops   *loopDevices              // nil before the first image
+	users   *os.File                  // user namespace with the plan's IDMap; nil before the first layer
+	mapped  []string                  // mounts on the stage that are covered by mapped ones
 	undo    []func(failed bool) error // in the order in which the things were done
 }
 
@@ -86,6 +92,12 @@ func (x *execution) run(ctx context.Context) (err error) {
 		}
 	}
 	return nil
+}
+
+func (x *execution) note(text string) {
+	if x.applier.Note != nil {
+		x.applier.Note(text)
+	}
 }
 
 // finally adds something that has to happen whatever comes.
@@ -124,10 +136,13 @@ func (x *execution) step(ctx context.Context, s Step) error {
 		return x.mountImage(ctx, s)
 	case OpBind:
 		return x.bindDirectory(s)
+	case OpIDMap:
+		x.mapOwner(s)
+		return nil
 	case OpEmpty:
 		return os.Mkdir(s.Target, 0o755)
 	case OpPrivate:
-		return makePrivate(s.Path, p.upper(), p.work())
+		return makePrivate(s.Path, p.upper(), p.work(), p.Private.Owner)
 	case OpRecord:
 		return x.record(s.Target)
 	case OpOverlay:
@@ -210,6 +225,9 @@ func (x *execution) overlay(ctx context.Context) error {
 		}
 	}
 	view, err := x.newOverlay()
+	if errors.Is(err, unix.EINVAL) && len(x.mapped) > 0 {
+		view, err = x.unmappedOverlay(err)
+	}
 	if err != nil {
 		return err
 	}
@@ -354,7 +372,7 @@ func (x *execution) mount2Overlay() (*os.File, error) {
 			len(p.Layers), len(data), page-1)
 	}
 	at := filepath.Join(p.Stage, ".view")
-	if err := os.Mkdir(at, 0o755); err != nil {
+	if err := os.Mkdir(at, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { // there at a second try
 		return nil, err
 	}
 	if err := mount.Mount(p.Source, at, "overlay", data); err != nil {

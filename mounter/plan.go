@@ -70,9 +70,16 @@ func (l Layer) mountName() string {
 type Private struct {
 	Dir       string `json:"dir,omitempty"`       // absolute; empty if ephemeral
 	Ephemeral bool   `json:"ephemeral,omitempty"` // in memory, gone with the view
+	// Owner is the user whose it is, and who has it and the view for himself, or nil:
+	// then the view is whose the topmost layer is.
+	Owner *Owner `json:"owner,omitempty"`
 }
 
-func (p *Private) upper() string { return filepath.Join(p.Dir, "upper") }
+// Upper is the upper directory of the private layer in dir, whose owner is the private
+// layer's.
+func Upper(dir string) string { return filepath.Join(dir, "upper") }
+
+func (p *Private) upper() string { return Upper(p.Dir) }
 func (p *Private) work() string  { return filepath.Join(p.Dir, "work") }
 func (p *Private) level() string { return filepath.Join(p.Dir, "level") }
 func (p *Private) lock() string  { return filepath.Join(p.Dir, "lock") }
@@ -86,9 +93,10 @@ type Plan struct {
 	// Released: the level never changes.
 	Released bool     `json:"released"`
 	Private  *Private `json:"private,omitempty"`
-	Flags    []string `json:"flags"`   // of the mount
-	Options  []string `json:"options"` // of overlayfs, layers excluded
-	Stage    string   `json:"stage"`   // where the layers are mounted, visible to the helper only
+	IDMap    *IDMap   `json:"idmap,omitempty"` // whose the layers' files are; nil: whose they are
+	Flags    []string `json:"flags"`           // of the mount
+	Options  []string `json:"options"`         // of overlayfs, layers excluded
+	Stage    string   `json:"stage"`           // where the layers are mounted, visible to the helper only
 	Run      string   `json:"run"`
 	Cache    string   `json:"cache"`
 	Steps    []Step   `json:"steps"`
@@ -115,6 +123,7 @@ const (
 	OpStage   Op = "stage"   // a mount namespace and a tmpfs for the layers' mounts
 	OpMount   Op = "mount"   // mount an image on the stage, through a loop device that is shared
 	OpBind    Op = "bind"    // bind a plain directory on the stage
+	OpIDMap   Op = "idmap"   // map root's files in the layer to the private layer's owner, if the kernel can
 	OpEmpty   Op = "empty"   // an empty directory: overlayfs wants two layers
 	OpPrivate Op = "private" // make upperdir and workdir if they are not there
 	OpRecord  Op = "record"  // write down which level the private layer is under
@@ -174,7 +183,9 @@ func Build(r Request) (*Plan, error) {
 		Run:      r.Run,
 		Cache:    r.Cache,
 	}
-	if p.Private == nil {
+	if p.Private != nil {
+		p.IDMap = p.Private.Owner.idMap()
+	} else {
 		p.Flags = append([]string{"ro"}, p.Flags...)
 	}
 	p.Steps = p.steps()
@@ -204,6 +215,9 @@ func (p *Plan) steps() []Step {
 			op = OpBind
 		}
 		add(op, i, l.File(), p.staged(l))
+		if p.IDMap != nil {
+			add(OpIDMap, i, "", p.staged(l))
+		}
 	}
 	if len(p.Layers) == 1 && p.Private == nil {
 		add(OpEmpty, -1, "", p.empty())

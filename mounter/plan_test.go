@@ -44,6 +44,10 @@ func request(p *Private, layers ...Layer) Request {
 
 func kept() *Private { return &Private{Dir: "/var/lib/levelfs/private/host/emacs"} }
 
+func owned(uid, gid uint32) *Private {
+	return &Private{Dir: "/var/lib/levelfs/private/user/rob/emacs", Owner: &Owner{UID: uid, GID: gid}}
+}
+
 func (p *Plan) ops() string {
 	var ops []string
 	for _, s := range p.Steps {
@@ -70,6 +74,10 @@ func TestBuild(t *testing.T) {
 			"target lock idle check stage mount private record overlay unstage", "nodev"},
 		{"ephemeral", request(&Private{Ephemeral: true}, erofs("a", "1")),
 			"target check stage mount private overlay unstage", "nodev"},
+		{"a user's", request(owned(1001, 100), erofs("a", "1"), dir("b")),
+			"target lock idle check stage mount idmap bind idmap private record overlay unstage", "nodev"},
+		{"root's own", request(owned(0, 0), erofs("a", "1")),
+			"target lock idle check stage mount private record overlay unstage", "nodev"},
 		{"directories only", request(nil, dirs(2)...),
 			"target stage bind bind overlay unstage", "ro nodev"},
 	} {
@@ -213,6 +221,7 @@ func goldenPlans(t *testing.T) map[string]*Plan {
 		"persistent": request(kept(), top, squash, ext4, dir("base")),
 		"ephemeral":  request(&Private{Ephemeral: true}, top, ext4),
 		"readonly":   request(nil, top),
+		"user":       request(owned(1001, 100), top, dir("base")),
 	}
 	released := requests["persistent"]
 	released.Released = true

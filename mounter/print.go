@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 )
@@ -51,9 +52,21 @@ func (p *Plan) commands(s Step) []string {
 			"mkdir " + quote(s.Target),
 			"mount --bind -o ro,nodev " + quote(s.Path) + " " + quote(s.Target),
 		}
+	case OpIDMap:
+		return []string{
+			"# From util-linux 2.39 on; before, the files stay root's.",
+			"mount --bind -o " + quote(p.IDMap.option()) + " " + quote(s.Target) + " " + quote(s.Target),
+		}
 	case OpEmpty:
 		return []string{"mkdir " + quote(s.Target)}
 	case OpPrivate:
+		if o := p.Private.Owner; o != nil {
+			return []string{
+				"mkdir -p " + quote(p.work()),
+				"test -d " + quote(s.Target) + fmt.Sprintf(" || install -d -m 0700 -o %d -g %d ", o.UID, o.GID) + quote(s.Target),
+				fmt.Sprintf("test \"$(stat -c %%u %s)\" = %d", quote(s.Target), o.UID),
+			}
+		}
 		return []string{
 			"mkdir -p " + quote(p.work()),
 			"test -d " + quote(s.Target) + " || { mkdir " + quote(s.Target) +

@@ -202,8 +202,8 @@ func bootID() string {
 // makePrivate makes the upper and the work directory if they are not there. The
 // upper directory is the root of the view: it gets the owner and the mode of the
 // topmost layer's root, and gets its name last, so that a crash leaves none with
-// the wrong ones.
-func makePrivate(top, upper, work string) error {
+// the wrong ones. An owner's is his, and nobody else's, from the start.
+func makePrivate(top, upper, work string, owner *Owner) error {
 	if err := os.Mkdir(work, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
@@ -211,11 +211,14 @@ func makePrivate(top, upper, work string) error {
 		if !info.IsDir() {
 			return fmt.Errorf("%q is no directory", upper)
 		}
-		return nil
+		return owner.owns(upper)
 	}
 	var root unix.Stat_t
 	if err := unix.Stat(top, &root); err != nil {
 		return &fs.PathError{Op: "stat", Path: top, Err: err}
+	}
+	if owner != nil {
+		root.Uid, root.Gid, root.Mode = owner.UID, owner.GID, 0o700
 	}
 	unfinished := upper + ".new"
 	if err := os.Mkdir(unfinished, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -228,6 +231,34 @@ func makePrivate(top, upper, work string) error {
 		return &fs.PathError{Op: "chmod", Path: unfinished, Err: err}
 	}
 	return os.Rename(unfinished, upper)
+}
+
+// owns is an error if the directory is another user's. Uids are given to others when
+// accounts are deleted; what the old account kept is not theirs. The group may have
+// changed: it says nothing.
+func (o *Owner) owns(dir string) error {
+	if o == nil {
+		return nil
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir, &st); err != nil {
+		return &fs.PathError{Op: "lstat", Path: dir, Err: err}
+	}
+	if st.Uid != o.UID {
+		return &OwnerError{Private: filepath.Dir(dir), Got: st.Uid, Want: o.UID}
+	}
+	return nil
+}
+
+// An OwnerError is a private layer that belongs to another user than the one it is
+// to be mounted for.
+type OwnerError struct {
+	Private   string
+	Got, Want uint32 // uids
+}
+
+func (e *OwnerError) Error() string {
+	return fmt.Sprintf("private layer %q belongs to uid %d, but the caller has uid %d", e.Private, e.Got, e.Want)
 }
 
 // levelRecord is the content of the private layer's file level: the base that its

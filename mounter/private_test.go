@@ -167,7 +167,7 @@ func TestMakePrivate(t *testing.T) {
 		os.Mkdir(upper+".new", 0o777)); err != nil { // and what a killed helper left
 		t.Fatal(err)
 	}
-	if err := makePrivate(top, upper, work); err != nil {
+	if err := makePrivate(top, upper, work, nil); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(upper)
@@ -181,7 +181,7 @@ func TestMakePrivate(t *testing.T) {
 	if err := errors.Join(os.Chmod(upper, 0o700), os.WriteFile(filepath.Join(upper, "mine"), nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := makePrivate(top, upper, work); err != nil {
+	if err := makePrivate(top, upper, work, nil); err != nil {
 		t.Fatal(err)
 	}
 	if info, err := os.Stat(upper); err != nil || info.Mode().Perm() != 0o700 {
@@ -193,7 +193,7 @@ func TestMakePrivate(t *testing.T) {
 	if err := errors.Join(os.RemoveAll(upper), os.WriteFile(upper, nil, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if err := makePrivate(top, upper, work); err == nil || !strings.Contains(err.Error(), "is no directory") {
+	if err := makePrivate(top, upper, work, nil); err == nil || !strings.Contains(err.Error(), "is no directory") {
 		t.Errorf("a file as upper directory: %v", err)
 	}
 }

@@ -105,6 +105,8 @@ func TestMountFaults(t *testing.T) {
 	for name, plan := range map[string]*mounter.Plan{
 		"persistent":          r.plan(private(), one, two, tree),
 		"ephemeral":           r.plan(&mounter.Private{Ephemeral: true}, one, tree),
+		"a user's":            r.plan(&mounter.Private{Dir: r.Path("/var/lib/levelfs/private/user/rob/emacs"), Owner: &mounter.Owner{UID: 1001, GID: 100}}, one, tree),
+		"a user's ephemeral":  r.plan(&mounter.Private{Ephemeral: true, Owner: &mounter.Owner{UID: 1001, GID: 100}}, one, two),
 		"read-only":           r.plan(nil, two, one),
 		"read-only one layer": r.plan(nil, one),
 	} {
