@@ -27,7 +27,12 @@ import (
 )
 
 // A Cache is a directory, which is made at the first write, for root only.
-type Cache struct{ Dir string }
+type Cache struct {
+	Dir string
+	// Limit is how many bytes it may hold. When a new file makes it hold more, the
+	// oldest go. 0: no limit.
+	Limit int64
+}
 
 // ErrNotCached is the answer for what is not in the cache.
 var ErrNotCached = errors.New("not in the cache")
@@ -39,7 +44,26 @@ func (c Cache) SaveLevel(r *ldapmap.Resolution) error {
 	if err != nil {
 		return err
 	}
-	return replace(c.levelFile(r.Level.Name), append(text, complete...))
+	return c.replace(c.levelFile(r.Level.Name), append(text, complete...))
+}
+
+// SaveMissingLevels is SaveLevel for those of many levels of which there is no
+// definition yet.
+func (c Cache) SaveMissingLevels(levels []*ldapmap.Resolution) error {
+	unlimited, missing := Cache{Dir: c.Dir}, false
+	for _, r := range levels {
+		if _, err := os.Lstat(c.levelFile(r.Level.Name)); err == nil {
+			continue
+		}
+		missing = true
+		if err := unlimited.SaveLevel(r); err != nil {
+			return err
+		}
+	}
+	if !missing || c.Limit == 0 {
+		return nil
+	}
+	return c.prune()
 }
 
 // Level returns the last saved definition of a level, such as "emacs@29.4-1", and
@@ -73,30 +97,58 @@ func (d *definition) is(name string) bool {
 // complete is the last line of a definition: without it the file was cut short.
 const complete = "# complete\n"
 
-// SaveAnswer keeps which level a host was given.
-func (c Cache) SaveAnswer(host string, level ldapmap.Key) error {
-	return replace(c.answerFile(host, level.Component), []byte(level.String()+"\n"))
+// SaveAnswer keeps which level a caller was given: HOST, or USER@HOST.
+func (c Cache) SaveAnswer(caller string, level ldapmap.Key) error {
+	return c.replace(c.answerFile(caller, level.Component), []byte(level.String()+"\n"))
 }
 
-// Answer returns the level of the component that the host was last given, and
+// Answer returns the level of the component that the caller was last given, and
 // when.
-func (c Cache) Answer(host, component string) (ldapmap.Key, time.Time, error) {
-	text, when, err := read(c.answerFile(host, component))
+func (c Cache) Answer(caller, component string) (ldapmap.Key, time.Time, error) {
+	text, when, err := read(c.answerFile(caller, component))
 	if err != nil {
 		return ldapmap.Key{}, when, err
 	}
 	line, complete := strings.CutSuffix(string(text), "\n")
 	key, err := ldapmap.ParseKey(line)
 	if !complete || err != nil || key.Component != component || key.Level == "" {
-		return ldapmap.Key{}, when, fmt.Errorf("level of %q for %q: %w", component, host, ErrNotCached)
+		return ldapmap.Key{}, when, fmt.Errorf("level of %q for %q: %w", component, caller, ErrNotCached)
 	}
 	return key, when, nil
+}
+
+// SaveTree keeps which levels a user has on a host, USER@HOST.
+func (c Cache) SaveTree(caller string, levels []ldapmap.Key) error {
+	var text strings.Builder
+	for _, level := range levels {
+		text.WriteString(level.String() + "\n")
+	}
+	return c.replace(c.treeFile(caller), []byte(text.String()+complete))
+}
+
+// Tree returns the levels that the user last had, and when.
+func (c Cache) Tree(caller string) ([]ldapmap.Key, time.Time, error) {
+	text, when, err := read(c.treeFile(caller))
+	if err != nil {
+		return nil, when, err
+	}
+	body, whole := strings.CutSuffix(string(text), complete)
+	var levels []ldapmap.Key
+	for line := range strings.Lines(body) {
+		key, err := ldapmap.ParseKey(strings.TrimSuffix(line, "\n"))
+		whole = whole && err == nil && key.Level != ""
+		levels = append(levels, key)
+	}
+	if !whole || len(levels) == 0 {
+		return nil, when, fmt.Errorf("levels of %q: %w", caller, ErrNotCached)
+	}
+	return levels, when, nil
 }
 
 // SetDown notes that no server answered, and why. It is a hint, and is not written
 // at all if it cannot be.
 func (c Cache) SetDown(why string) {
-	if replace(c.downFile(), []byte(why+"\n")) == nil {
+	if c.replace(c.downFile(), []byte(why+"\n")) == nil {
 		now := time.Now() // the file system's own clock may lag by some milliseconds
 		_ = os.Chtimes(c.downFile(), now, now)
 	}
@@ -130,9 +182,11 @@ func (c Cache) levelFile(name string) string {
 	return filepath.Join(c.Dir, "levels", name+".toml")
 }
 
-func (c Cache) answerFile(host, component string) string {
-	return filepath.Join(c.Dir, "answers", host, component)
+func (c Cache) answerFile(caller, component string) string {
+	return filepath.Join(c.Dir, "answers", caller, component)
 }
+
+func (c Cache) treeFile(caller string) string { return filepath.Join(c.Dir, "trees", caller) }
 
 func read(path string) ([]byte, time.Time, error) {
 	f, err := os.Open(path)
@@ -153,8 +207,9 @@ func read(path string) ([]byte, time.Time, error) {
 }
 
 // replace writes a file, or only marks it as new if it has that content already.
-func replace(path string, text []byte) error {
-	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+func (c Cache) replace(path string, text []byte) error {
+	old, readErr := os.ReadFile(path)
+	if readErr == nil && bytes.Equal(old, text) {
 		now := time.Now()
 		return os.Chtimes(path, now, now)
 	}
@@ -175,6 +230,9 @@ func replace(path string, text []byte) error {
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if c.Limit > 0 && errors.Is(readErr, fs.ErrNotExist) {
+		return c.prune()
 	}
 	return nil
 }

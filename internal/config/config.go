@@ -44,6 +44,11 @@ type Config struct {
 	// Keep is for how long the last answer stands in for servers that do not answer.
 	// Default: 720h, 30 days.
 	Keep Duration `toml:"keep"`
+	// Maps says whose level a map program gives, by the name that it is installed
+	// under: "auto.levelfs" and symbolic links to it.
+	Maps map[string]Map `toml:"maps"`
+	// CacheSize is how much the cache may hold. Default: 16 MiB.
+	CacheSize Size `toml:"cache-size"`
 	// Sources are the inventories, in order: an earlier one goes before a later
 	// one at the same rank.
 	Sources []Source `toml:"source"`
@@ -120,6 +125,14 @@ func (c *Config) parse(text []byte) error {
 	}
 	if c.Keep.Duration == 0 {
 		c.Keep.Duration = 30 * 24 * time.Hour
+	}
+	if c.CacheSize.Bytes == 0 {
+		c.CacheSize.Bytes = 16 << 20
+	}
+	for name, m := range c.Maps {
+		if err := m.check(name, c.Map); err != nil {
+			return fmt.Errorf("maps.%q: %w", name, err)
+		}
 	}
 	if c.Images == nil {
 		c.Images = []string{c.path("/var/lib/levelfs/images")}

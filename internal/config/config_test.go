@@ -42,13 +42,14 @@ func TestDefaults(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := &Config{
-				Images:  []string{filepath.Join(got.root, "var/lib/levelfs/images")},
-				Tree:    "/sw",
-				Map:     "/usr/libexec/levelfs/auto.levelfs",
-				Retry:   Duration{30 * time.Second},
-				Keep:    Duration{720 * time.Hour},
-				Sources: []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
-				root:    got.root,
+				Images:    []string{filepath.Join(got.root, "var/lib/levelfs/images")},
+				Tree:      "/sw",
+				Map:       "/usr/libexec/levelfs/auto.levelfs",
+				Retry:     Duration{30 * time.Second},
+				Keep:      Duration{720 * time.Hour},
+				CacheSize: Size{16 << 20},
+				Sources:   []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
+				root:      got.root,
 			}
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v, want %+v", got, want)
@@ -83,6 +84,10 @@ tree = "/software"
 map = "/usr/local/libexec/auto.levelfs"
 retry = "1m"
 keep = "48h"
+cache-size = "512KiB"
+
+[maps."auto.levelfs.session"]
+caller = "user"
 
 [[source]]
 type = "ldif"
@@ -116,6 +121,7 @@ key = "/wk"
 		Host: "lnx01.example.org", Images: []string{"/srv/a", "/srv/b"}, Directories: []string{"/srv/dirs"},
 		Tree: "/software", Map: "/usr/local/libexec/auto.levelfs",
 		Retry: Duration{time.Minute}, Keep: Duration{48 * time.Hour},
+		CacheSize: Size{512 << 10}, Maps: map[string]Map{"auto.levelfs.session": {Caller: UserCaller}},
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
 			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},
@@ -201,6 +207,19 @@ func TestMistakes(t *testing.T) {
 		{"ldif without a path", "[[source]]\ntype = \"ldif\"\n", []string{"source 1", "path"}},
 		{"relative ldif", "[[source]]\ntype = \"ldif\"\npath = \"inventory.d\"\n", []string{"source 1", `"inventory.d"`, "absolute"}},
 		{"second source", "[[source]]\ntype = \"ldif\"\npath = \"/a\"\n[[source]]\ntype = \"nis\"\n", []string{"source 2", `"nis"`}},
+		{"size without a unit", "cache-size = \"16\"\n", []string{"line 1", `"16"`}},
+		{"size of another unit", "cache-size = \"16MB\"\n", []string{"line 1", `"16MB"`}},
+		{"no size", "cache-size = \"0MiB\"\n", []string{"line 1", `"0MiB"`}},
+		{"a size and a half", "cache-size = \"1.5MiB\"\n", []string{`"1.5MiB"`}},
+		{"negative size", "cache-size = \"-1MiB\"\n", []string{`"-1MiB"`}},
+		{"endless size", "cache-size = \"9999999999999GiB\"\n", []string{"GiB"}},
+		{"size is a number", "cache-size = 16\n", nil},
+		{"map without a caller", "[maps.\"auto.x\"]\n", []string{`maps."auto.x"`, `caller ""`}},
+		{"map of another caller", "[maps.\"auto.x\"]\ncaller = \"root\"\n", []string{`maps."auto.x"`, `caller "root"`}},
+		{"map of the users' tree", "[maps.\"auto.levelfs.user\"]\ncaller = \"host\"\n", []string{"reserved for the users' tree"}},
+		{"shared map by user", "[maps.\"auto.levelfs\"]\ncaller = \"user\"\n", []string{`maps."auto.levelfs"`, "the host's"}},
+		{"map of the helper by user", "map = \"/opt/m\"\n[maps.m]\ncaller = \"user\"\n", []string{`maps."m"`, "the host's"}},
+		{"map with more", "[maps.x]\ncaller = \"user\"\nuid = 1\n", []string{"line 3", `"maps.x.uid"`}},
 		{"no type", "[[source]]\npath = \"/a\"\n", []string{"source 1", "ldif or ldap"}},
 		{"ldap without a uri", ldap + "base = \"dc=x\"\n", []string{"source 1", "uri"}},
 		{"ldap without a base", ldap + "uri = [\"ldap://a\"]\n", []string{"source 1", "base"}},
@@ -280,6 +299,25 @@ func TestHostname(t *testing.T) {
 	}
 	if got, err := new(Config).Hostname(); err != nil || got != want {
 		t.Errorf("got %q, %v; want this machine's %q", got, err, want)
+	}
+}
+
+func TestCaller(t *testing.T) {
+	t.Parallel()
+	c, err := load(t, "[maps.\"auto.levelfs.session\"]\ncaller = \"user\"\n[maps.other]\ncaller = \"host\"\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for program, want := range map[string]Caller{"auto.levelfs": HostCaller, "auto.levelfs.session": UserCaller, "other": HostCaller} {
+		if got, err := c.Caller(program); err != nil || got != want {
+			t.Errorf("%s: %q, %v", program, got, err)
+		}
+	}
+	// A misspelt link must not give the host's level to a user, or the other way round.
+	for _, program := range []string{"auto.levelfs.sesion", "auto.levelfs.user", ""} {
+		if got, err := c.Caller(program); err == nil || !strings.Contains(err.Error(), program) {
+			t.Errorf("%s: %q, %v", program, got, err)
+		}
 	}
 }
 
