@@ -30,6 +30,7 @@ install: ## install what make build built, below DESTDIR
 	install -m 0755 $(BIN)/levelfs $(DESTDIR)/usr/bin/
 	install -m 0755 $(BIN)/mount.levelfs $(DESTDIR)/usr/sbin/
 	install -m 0755 $(BIN)/auto.levelfs $(DESTDIR)/usr/libexec/levelfs/
+	ln -sf auto.levelfs $(DESTDIR)/usr/libexec/levelfs/auto.levelfs.user
 	install -d $(DESTDIR)/usr/share/man/man1 $(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8
 	install -m 0644 docs/man/*.1 $(DESTDIR)/usr/share/man/man1/
 	install -m 0644 docs/man/*.5 $(DESTDIR)/usr/share/man/man5/

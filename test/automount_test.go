@@ -41,7 +41,7 @@ func TestAutomountRefusals(t *testing.T) {
 		{"good@9", `no level "good@9"`},
 		{"undefined", `no level "undefined@2"`},
 		{"unassigned", `no level of "unassigned"`},
-		{"by-user", "reserved"},
+		{"by-user@1", "reserved"},
 		{"absent", "not on this machine: tried " + m.Store.Dir + "/absent.erofs"},
 		{"changed", "but the inventory says"},
 		{".git", "invalid key"},

@@ -10,21 +10,24 @@
 // "-fstype=levelfs,OPTS :COMPONENT@LEVEL"; or it exits non-zero, prints nothing
 // on standard output, and the reason on standard error.
 //
+// The name that it is run by says whose levels it gives, since automount passes it
+// nothing but the key. As auto.levelfs.user it is the map of the users' tree: the key
+// is a user, and the line has an offset for each of the user's components. The shared
+// map answers the key by-user with that map.
+//
 // It mounts nothing, and changes nothing but the cache: automount runs it again
 // when it restarts, and skips it within its reuse window.
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
-	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
-	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
@@ -32,133 +35,113 @@ import (
 // as they do. The inventory gets the first part of the time; the rest is for the
 // answer from the cache.
 const (
-	deadline  = 6 * time.Second
-	patience  = 5 * time.Second
-	submounts = "by-user" // reserved for the users' tree
+	deadline = 6 * time.Second
+	patience = 5 * time.Second
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(os.Args, os.Stdout, os.Stderr)) }
 
+// run is main. args are those of the process, its name first.
 func run(args []string, stdout, stderr io.Writer) int {
-	line, warning, err := answer(args)
-	if warning != "" {
-		fmt.Fprintf(stderr, "auto.levelfs: warning: %s\n", warning)
+	name := config.SharedMap
+	if len(args) > 0 {
+		name = filepath.Base(args[0])
+	}
+	line, warnings, err := answer(args)
+	for _, w := range warnings {
+		fmt.Fprintf(stderr, "%s: warning: %s\n", name, w)
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "auto.levelfs: %s\n", oneLine(err))
+		fmt.Fprintf(stderr, "%s: %s\n", name, oneLine(err))
 		return 1
 	}
 	// The only write to standard output: one line, or nothing at all.
 	if _, err := io.WriteString(stdout, line); err != nil {
-		fmt.Fprintf(stderr, "auto.levelfs: %v\n", err)
+		fmt.Fprintf(stderr, "%s: %v\n", name, err)
 		return 1
 	}
 	return 0
 }
 
+// A lookup answers one key.
+type lookup func(*config.Config) (line string, warnings []string, err error)
+
 // answer returns the map line. It returns by the deadline, whatever hangs.
-func answer(args []string) (line, warning string, err error) {
-	if len(args) != 1 {
-		return "", "", errors.New("usage: auto.levelfs KEY")
+func answer(args []string) (line string, warnings []string, err error) {
+	if len(args) != 2 {
+		return "", nil, errors.New("usage: auto.levelfs KEY")
 	}
-	key, err := ldapmap.ParseKey(args[0])
+	look, err := understand(args[0], args[1])
 	if err != nil {
-		return "", "", err
-	}
-	if key.Component == submounts {
-		return "", "", fmt.Errorf("key %q is reserved", args[0])
+		return "", nil, err
 	}
 	type result struct {
-		line, warning string
-		err           error
+		line     string
+		warnings []string
+		err      error
 	}
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		r.line, r.warning, r.err = lookUp(key)
+		c, err := config.Load()
+		if err == nil {
+			r.line, r.warnings, r.err = look(c)
+		} else {
+			r.err = err
+		}
 		done <- r
 	}()
 	select {
 	case r := <-done:
-		return r.line, r.warning, r.err
+		return r.line, r.warnings, r.err
 	case <-time.After(deadline):
-		return "", "", fmt.Errorf("key %q: no answer within %v", args[0], deadline)
+		return "", nil, fmt.Errorf("key %q: no answer within %v", args[1], deadline)
 	}
 }
 
-func lookUp(key ldapmap.Key) (line, warning string, err error) {
-	c, err := config.Load()
-	if err != nil {
-		return "", "", err
-	}
-	host, err := c.Hostname()
-	if err != nil {
-		return "", "", err
-	}
-	inv, err := inventory.Open(c)
-	if err != nil {
-		return "", "", err
-	}
-	defer inv.Close()
-	store := cache.Cache{Dir: c.CacheDir()}
-	if why, since, down := store.Down(c.Retry.Duration, c.Changed()); down {
-		return lastKnown(c, store, host, key, fmt.Errorf("%s (at %s, not asked again within %v)",
-			why, since.UTC().Format(time.RFC3339), c.Retry.Duration))
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host})
-	var down *ldapmap.UnavailableError
-	if errors.As(err, &down) {
-		store.SetDown(oneLine(down))
-		return lastKnown(c, store, host, key, down)
-	}
-	store.ClearDown()
-	if err != nil {
-		return "", "", err
-	}
-	level := r.Key()
-	if err := errors.Join(store.SaveLevel(r), saveAnswer(store, host, key, level)); err != nil {
-		warning = fmt.Sprintf("cannot write the cache: %s", oneLine(err))
-	}
-	return format(key, level), warning, nil
-}
-
-func saveAnswer(store cache.Cache, host string, asked, given ldapmap.Key) error {
-	if asked.Level != "" {
-		return nil
-	}
-	return store.SaveAnswer(host, given)
-}
-
-// lastKnown answers from the cache when no server does.
-func lastKnown(c *config.Config, store cache.Cache, host string, key ldapmap.Key, down error) (line, warning string, err error) {
-	level, when := key, time.Time{}
-	if key.Level == "" {
-		if level, when, err = store.Answer(host, key.Component); err != nil {
-			return "", "", fmt.Errorf("%w; and %w", down, err)
+// understand says what is asked. A key that has no answer is refused here, before
+// anything is read.
+func understand(program, key string) (lookup, error) {
+	if filepath.Base(program) == config.UsersMap {
+		if !ldapmap.ValidUser(key) {
+			return nil, fmt.Errorf("invalid key %.80q: want the name of a user", key)
 		}
+		return func(c *config.Config) (string, []string, error) { return lookUpTree(c, key) }, nil
 	}
-	if _, defined, err := store.Level(level.String()); err != nil {
-		return "", "", fmt.Errorf("%w; and %w", down, err)
-	} else if when.IsZero() {
-		when = defined
+	k, err := ldapmap.ParseKey(key)
+	if err != nil {
+		return nil, err
 	}
-	if age := time.Since(when); age > c.Keep.Duration {
-		return "", "", fmt.Errorf("%w; and the last known level is of %s, older than %v", down, when.UTC().Format(time.RFC3339), c.Keep.Duration)
+	if k.Component == config.UsersKey {
+		if k.Level != "" {
+			return nil, fmt.Errorf("key %q is reserved", key)
+		}
+		return func(c *config.Config) (string, []string, error) { return submount(c, program) }, nil
 	}
-	return format(key, level), fmt.Sprintf("%s; giving %s, the last known level of %s",
-		oneLine(down), level, when.UTC().Format(time.RFC3339)), nil
+	return func(c *config.Config) (string, []string, error) { return lookUp(c, filepath.Base(program), k) }, nil
 }
 
-// format is the map line. Both keys have passed ParseKey, so that nothing in it
-// needs quoting.
-func format(asked, given ldapmap.Key) string {
-	access := "rw"
-	if asked.Level != "" {
-		access = "ro"
+// submount is the users' tree's place in the shared tree: a mount of autofs's own,
+// whose map is the program beside this one.
+func submount(c *config.Config, program string) (line string, warnings []string, err error) {
+	caller, err := c.Caller(filepath.Base(program))
+	if err != nil {
+		return "", nil, err
 	}
-	return fmt.Sprintf("-fstype=levelfs,%s :%s\n", access, given)
+	if caller != config.HostCaller {
+		return "", nil, fmt.Errorf("key %q is reserved", config.UsersKey)
+	}
+	users := c.UsersMap()
+	if filepath.IsAbs(program) { // as automount runs it
+		users = filepath.Join(filepath.Dir(program), config.UsersMap)
+	}
+	if !ldapmap.PlainPath(users) {
+		return "", nil, fmt.Errorf("the users' tree: %q is not only letters, digits and /._+@~-", users)
+	}
+	if _, err := os.Stat(users); err != nil {
+		return "", nil, fmt.Errorf("the users' tree: %w", err)
+	}
+	return fmt.Sprintf("-fstype=autofs program:%s\n", users), nil, nil
 }
 
 // oneLine keeps automount's log at one line an error.

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"auto.levelfs": main})
+	testscript.Main(m, map[string]func(){"auto.levelfs": main, "auto.levelfs.user": main, "auto.levelfs.session": main})
 }
 
 // TestScripts runs testdata/*.txtar, with LEVELFS_ROOT in the script's own
@@ -39,17 +39,21 @@ func TestScripts(t *testing.T) {
 
 // refuse is the other half of the map's contract: the key is refused with exit
 // status 1, nothing on standard output, and one line on standard error that has
-// the text: refuse TEXT [KEY...].
+// the text: refuse [-as PROGRAM] TEXT [KEY...].
 func refuse(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 1 {
-		ts.Fatalf("usage: refuse TEXT [KEY...]")
+	program := "auto.levelfs"
+	if len(args) > 1 && args[0] == "-as" {
+		program, args = args[1], args[2:]
 	}
-	testenv.Exits(ts, false, append([]string{"1", "auto.levelfs"}, args[1:]...))
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: refuse [-as PROGRAM] TEXT [KEY...]")
+	}
+	testenv.Exits(ts, false, append([]string{"1", program}, args[1:]...))
 	if out := ts.ReadFile("stdout"); out != "" {
 		ts.Fatalf("standard output %q", out)
 	}
 	line := ts.ReadFile("stderr")
-	if !strings.HasPrefix(line, "auto.levelfs: ") || strings.Count(line, "\n") != 1 || !strings.HasSuffix(line, "\n") {
+	if !strings.HasPrefix(line, program+": ") || strings.Count(line, "\n") != 1 || !strings.HasSuffix(line, "\n") {
 		ts.Fatalf("standard error is not one line: %q", line)
 	}
 	if !strings.Contains(line, args[0]) {
@@ -91,12 +95,12 @@ func TestNoOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stderr bytes.Buffer
-	if got := run([]string{"vi"}, full{}, &stderr); got != 1 || stderr.String() != "auto.levelfs: no space left on device\n" {
+	if got := run([]string{"auto.levelfs", "vi"}, full{}, &stderr); got != 1 || stderr.String() != "auto.levelfs: no space left on device\n" {
 		t.Errorf("exit status %d, %q", got, stderr.String())
 	}
 	// One write: automount must never see half a line.
 	var stdout writes
-	if got := run([]string{"vi"}, &stdout, io.Discard); got != 0 || len(stdout) != 1 || stdout[0] != "-fstype=levelfs,rw :vi@9\n" {
+	if got := run([]string{"auto.levelfs", "vi"}, &stdout, io.Discard); got != 0 || len(stdout) != 1 || stdout[0] != "-fstype=levelfs,rw :vi@9\n" {
 		t.Errorf("exit status %d, %q", got, stdout)
 	}
 }
@@ -108,3 +112,43 @@ func (full) Write([]byte) (int, error) { return 0, errors.New("no space left on 
 type writes []string
 
 func (w *writes) Write(p []byte) (int, error) { *w = append(*w, string(p)); return len(p), nil }
+
+// TestSubmount: the users' tree's map is the program beside the one that automount
+// runs by its path, or else beside the one that is configured.
+func TestSubmount(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("LEVELFS_ROOT", root)
+	here, there := filepath.Join(root, "here"), filepath.Join(root, "there")
+	odd := filepath.Join(root, "it's odd")
+	for _, dir := range []string{here, there, odd, filepath.Join(root, "etc/levelfs")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "auto.levelfs.user"), nil, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/levelfs/levelfs.toml"), fmt.Appendf(nil, "map = %q\n", there+"/auto.levelfs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ program, line, fails string }{
+		{here + "/auto.levelfs", "-fstype=autofs program:" + here + "/auto.levelfs.user\n", ""},
+		{"auto.levelfs", "-fstype=autofs program:" + there + "/auto.levelfs.user\n", ""},
+		{"./auto.levelfs", "-fstype=autofs program:" + there + "/auto.levelfs.user\n", ""},
+		{"/nonexistent/auto.levelfs", "", "no such file"},
+		{odd + "/auto.levelfs", "", "is not only letters"},
+	} {
+		var stdout writes
+		var stderr bytes.Buffer
+		status := run([]string{c.program, "by-user"}, &stdout, &stderr)
+		if c.fails != "" {
+			if status != 1 || len(stdout) != 0 || !strings.Contains(stderr.String(), c.fails) {
+				t.Errorf("%s: exit status %d, %q, %q", c.program, status, stdout, stderr.String())
+			}
+			continue
+		}
+		if status != 0 || len(stdout) != 1 || stdout[0] != c.line || stderr.Len() != 0 {
+			t.Errorf("%s: exit status %d, %q, %q", c.program, status, stdout, stderr.String())
+		}
+	}
+}

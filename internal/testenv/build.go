@@ -15,6 +15,7 @@ import (
 // Binaries are the paths of the compiled commands.
 type Binaries struct {
 	Map     string // auto.levelfs
+	UserMap string // auto.levelfs.user
 	Helper  string // mount.levelfs
 	Levelfs string // levelfs
 }
@@ -49,8 +50,12 @@ func Build(ctx context.Context, dir string) (Binaries, error) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return Binaries{}, fmt.Errorf("go build: %w\n%s", err, out)
 	}
+	if err := os.Symlink("auto.levelfs", filepath.Join(dir, "auto.levelfs.user")); err != nil {
+		return Binaries{}, err
+	}
 	return Binaries{
 		Map:     filepath.Join(dir, "auto.levelfs"),
+		UserMap: filepath.Join(dir, "auto.levelfs.user"),
 		Helper:  filepath.Join(dir, "mount.levelfs"),
 		Levelfs: filepath.Join(dir, "levelfs"),
 	}, nil
