@@ -183,6 +183,7 @@ func TestKill(t *testing.T) {
 		"warm",  // mounted before, at this level
 		"level", // mounted before, at another level
 		"cold",  // never mounted: there is no private layer, and no image was checked
+		"user",  // the same, for a user
 	} {
 		t.Run(kind, func(t *testing.T) { testKill(t, kind) })
 	}
@@ -193,8 +194,14 @@ func testKill(t *testing.T, kind string) {
 	one := r.Store.Erofs("one", testenv.Files{"file": "one", "conf": "delivered", "d/x": "x"})
 	two := r.Store.Erofs("two", testenv.Files{"file": "two", "two": "two"})
 	tree := map[string]string{"file": "one", "conf": "delivered", "d/x": "x", "two": "two"}
-	private := r.PrivateDir("emacs")
-	if kind != "cold" {
+	private, owner := r.PrivateDir("emacs"), testenv.User{}
+	mode := uint32(0o755)
+	cold := kind == "cold" || kind == "user"
+	var options []string
+	if kind == "user" {
+		private, owner, mode, options = r.UserPrivateDir("rob", "emacs"), rob, 0o700, []string{"-o", forRob}
+	}
+	if !cold {
 		if kind == "warm" {
 			r.level("1", one, two)
 		} else {
@@ -208,7 +215,7 @@ func testKill(t *testing.T, kind string) {
 	}
 	r.level("1", one, two)
 	record, err := os.ReadFile(private + "/level")
-	if err != nil && kind != "cold" {
+	if err != nil && !cold {
 		t.Fatal(err)
 	}
 	// The upper directory and all in it.
@@ -227,7 +234,7 @@ func testKill(t *testing.T, kind string) {
 			t.Fatal(got)
 		}
 		switch kind {
-		case "cold":
+		case "cold", "user":
 			for _, dir := range []string{private, r.Path("/run/levelfs"), r.Path("/var/cache/levelfs/verified")} {
 				if err := os.RemoveAll(dir); err != nil {
 					t.Fatal(err)
@@ -236,7 +243,7 @@ func testKill(t *testing.T, kind string) {
 		case "level":
 			r.write(private+"/level", string(record))
 		}
-		return traceKill(t, n, r.Env(), r.Helper, key, r.target)
+		return traceKill(t, n, r.Env(), append([]string{r.Helper, key, r.target}, options...)...)
 	}
 	whole := run(-1)
 	if whole.exit != 0 {
@@ -276,16 +283,16 @@ func testKill(t *testing.T, kind string) {
 			r.Umount(r.target)
 		}
 		r.wantNoLoops()
-		if now := upper(); kind != "cold" && now != files {
+		if now := upper(); !cold && now != files {
 			t.Errorf("upper directory is now\n%s\nand was\n%s", now, files)
 		}
-		if text, err := os.ReadFile(private + "/level"); kind != "cold" && (err != nil || string(text) != string(record) && !strings.HasPrefix(string(text), "level emacs@1\n")) {
+		if text, err := os.ReadFile(private + "/level"); !cold && (err != nil || string(text) != string(record) && !strings.HasPrefix(string(text), "level emacs@1\n")) {
 			t.Errorf("file level: %q, %v", text, err)
 		}
 		// The next one works, and clears up what was unfinished.
-		r.mountAt(key, r.target)
+		r.mountAt(key, r.target, options...)
 		r.want(tree)
-		r.wantMode(r.target, filepath.Join(private, "upper"))
+		r.wantMode(mode, owner, r.target, filepath.Join(private, "upper"))
 		r.umount(r.target)
 		if entries, err := os.ReadDir(private); err != nil || fmt.Sprint(entries) != "[- level - lock d upper/ d work/]" {
 			t.Errorf("private layer: %v, %v", entries, err)
@@ -296,14 +303,14 @@ func testKill(t *testing.T, kind string) {
 	}
 }
 
-// wantMode checks that the directories have owner and mode of the layers that
-// mkfs.erofs makes here.
-func (r *rig) wantMode(dirs ...string) {
+// wantMode checks the mode and the owner of the directories: those of the layers that
+// mkfs.erofs makes here, or a user's.
+func (r *rig) wantMode(mode uint32, owner testenv.User, dirs ...string) {
 	r.t.Helper()
 	for _, dir := range dirs {
 		var st unix.Stat_t
-		if err := unix.Stat(dir, &st); err != nil || st.Mode != unix.S_IFDIR|0o755 || st.Uid != 0 || st.Gid != 0 {
-			r.t.Errorf("%s: mode %o, owner %d:%d, %v; want 40755, 0:0", dir, st.Mode, st.Uid, st.Gid, err)
+		if err := unix.Stat(dir, &st); err != nil || st.Mode != unix.S_IFDIR|mode || st.Uid != owner.UID || st.Gid != owner.GID {
+			r.t.Errorf("%s: mode %o, owner %d:%d, %v; want %o, %d:%d", dir, st.Mode, st.Uid, st.Gid, err, unix.S_IFDIR|mode, owner.UID, owner.GID)
 		}
 	}
 }

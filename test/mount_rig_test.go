@@ -188,7 +188,7 @@ func (r *rig) privateFiles() string {
 		if err != nil {
 			return err
 		}
-		parts := strings.Split(rel, "/") // host/emacs/upper/…
+		parts := strings.Split(strings.Replace(rel, "user/", "user:", 1), "/") // host/emacs/upper/…, user/rob/emacs/upper/…
 		if len(parts) < 3 || parts[2] == "lock" {
 			return nil
 		}

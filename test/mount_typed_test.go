@@ -14,9 +14,9 @@ import (
 
 // typed runs the lines that "levelfs plan" prints, as a person would who pastes
 // them into a shell that stops at the first error.
-func (r *rig) typed(target string) testenv.Result {
+func (r *rig) typed(target string, options ...string) testenv.Result {
 	r.t.Helper()
-	got := r.RunLevelfs("plan", "emacs", "--json", "--target", target)
+	got := r.RunLevelfs(append([]string{"plan", "emacs", "--json", "--target", target}, options...)...)
 	var report struct{ Commands []string }
 	if err := json.Unmarshal([]byte(got.Stdout), &report); err != nil || got.Exit != 0 {
 		r.t.Fatalf("levelfs plan: %v, %v", err, got)

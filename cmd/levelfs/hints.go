@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
@@ -26,6 +27,7 @@ func hintFor(err error) string {
 		unusable  *ldapmap.UnusableError
 		secret    *ldapsource.SecretError
 		referral  *ldapsource.ReferralError
+		account   *account.UnknownError
 	)
 	switch {
 	case errors.As(err, &noLevel):
@@ -56,6 +58,8 @@ func hintFor(err error) string {
 		return "correct the [[source]] in levelfs.toml"
 	case errors.As(err, &location):
 		return "copy the image there, or add its directory to levelfs.toml"
+	case errors.As(err, &account):
+		return "see what this machine knows of the user: getent passwd " + account.User
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
 	}

@@ -82,7 +82,7 @@ func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
 			o.target = defaultTarget(s.config, report.Resolution)
 		}
 		options := view.Options{ReadOnly: key.Level != "", User: o.user}
-		report.Plan, err = view.Plan(s.config, report.Resolution, o.target, options)
+		report.Plan, err = view.Plan(ctx, s.config, report.Resolution, o.target, options)
 	}
 	if report.Plan != nil {
 		report.Commands = report.Plan.Commands()
@@ -103,7 +103,7 @@ func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
 func defaultTarget(c *config.Config, r *ldapmap.Resolution) string {
 	switch {
 	case r.Query.User != "":
-		return filepath.Join(c.Tree, "by-user", r.Query.User, r.Query.Key.String())
+		return filepath.Join(c.UsersTree(), r.Query.User, r.Query.Key.String())
 	case r.Component.MountPoint != "" && r.Query.Key.Level == "":
 		return r.Component.MountPoint
 	}
@@ -150,6 +150,13 @@ func (r *planReport) write(out io.Writer) error {
 		private = "in memory, gone with the view"
 	} else if p != nil {
 		private = p.Dir
+	}
+	if r.Plan.Private != nil && r.Plan.Private.Owner != nil {
+		o := r.Plan.Private.Owner
+		private += fmt.Sprintf("\nOwner:         uid %d, gid %d, who has the view for himself", o.UID, o.GID)
+		if r.Plan.IDMap != nil {
+			private += ";\n               root's files in the layers are his, if the kernel can map them"
+		}
 	}
 	fmt.Fprintf(w, "\nPrivate layer: %s\nMounted at:    %s\n\nSteps, as commands:\n", private, r.Plan.Target)
 	for _, line := range r.Commands {

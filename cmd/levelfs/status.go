@@ -19,6 +19,7 @@ import (
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/inventory"
+	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
 )
@@ -52,6 +53,7 @@ EXIT STATUS
 type viewStatus struct {
 	Target       string    `json:"target"`
 	Key          string    `json:"key"`              // the component, or the level if it was asked for by name
+	User         string    `json:"user,omitempty"`   // whose view it is; empty: the host's
 	Mounted      string    `json:"mounted"`          // level
 	Wanted       string    `json:"wanted,omitempty"` // level; empty if it is not known
 	Differs      bool      `json:"differs"`          // wanted is known, and another
@@ -81,13 +83,13 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 	for _, v := range views {
 		component, _, _ := strings.Cut(v.Name, "@")
 		s := viewStatus{
-			Target: v.Target, Key: component, Mounted: v.Name, Layers: v.Layers,
+			Target: v.Target, Key: component, User: view.UserOf(c, v), Mounted: v.Name, Layers: v.Layers,
 			ReadOnly: v.ReadOnly, Private: v.Upper, Since: v.Since(c.RunDir()),
 		}
 		if pinned(v) {
 			s.Key, s.Wanted = v.Name, v.Name
 		} else {
-			s.Wanted = wanted[component]
+			s.Wanted = wanted[asker{s.User, component}]
 		}
 		s.Differs = s.Wanted != "" && s.Wanted != s.Mounted
 		if v.Upper != "" {
@@ -108,9 +110,12 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 // read-only and lies under that name.
 func pinned(v mounter.View) bool { return v.ReadOnly && path.Base(v.Target) == v.Name }
 
-// wantedLevels asks the inventory once for each component that is mounted.
-func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) map[string]string {
-	wanted := make(map[string]string)
+// An asker is a component and the user whose level of it is asked for, or the host's.
+type asker struct{ user, component string }
+
+// wantedLevels asks the inventory once for each caller's component that is mounted.
+func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) map[asker]string {
+	wanted := make(map[asker]string)
 	if len(views) == 0 {
 		return wanted
 	}
@@ -127,20 +132,21 @@ func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, l
 	defer inv.Close()
 	for _, v := range views {
 		component, _, _ := strings.Cut(v.Name, "@")
-		if _, asked := wanted[component]; asked || pinned(v) {
+		who := asker{view.UserOf(c, v), component}
+		if _, asked := wanted[who]; asked || pinned(v) {
 			continue
 		}
-		r, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: host})
+		r, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: host, User: who.user})
 		if err != nil {
 			log.Warn(err)
-			wanted[component] = ""
+			wanted[who] = ""
 			var down *ldapmap.UnavailableError
 			if errors.As(err, &down) {
 				return wanted // once is enough to wait
 			}
 			continue
 		}
-		wanted[component] = r.Level.Name
+		wanted[who] = r.Level.Name
 	}
 	return wanted
 }

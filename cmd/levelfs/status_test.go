@@ -99,6 +99,17 @@ objectClass: levelfsLevel
 cn: emacs@30
 levelfsLayerRef: 00:base
 
+dn: cn=emacs@29,dc=test
+objectClass: levelfsLevel
+cn: emacs@29
+levelfsLayerRef: 00:base
+
+dn: uid=rob,dc=test
+objectClass: posixAccount
+objectClass: levelfsCaller
+uid: rob
+levelfsAssignment: emacs=29
+
 dn: cn=base,dc=test
 objectClass: levelfsLayer
 cn: base
@@ -109,10 +120,13 @@ levelfsFSType: dir
 		{Name: "gone@1", Target: "/sw/gone"},
 		{Name: "gone@2", Target: "/elsewhere/gone"},
 		{Name: "emacs@28", Target: "/sw/emacs@28", ReadOnly: true},
+		{Name: "emacs@29", Target: "/sw/by-user/rob/emacs"},
+		{Name: "emacs@29", Target: "/sw/by-user/ann/emacs"},
 	}
 	var warnings bytes.Buffer
 	got := wantedLevels(t.Context(), settings(t, text), views, logger(&warnings))
-	if want := map[string]string{"emacs": "emacs@30", "gone": ""}; !reflect.DeepEqual(got, want) {
+	want := map[asker]string{{"", "emacs"}: "emacs@30", {"", "gone"}: "", {"rob", "emacs"}: "emacs@29", {"ann", "emacs"}: "emacs@30"}
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	// Once is enough to say it.
@@ -125,7 +139,7 @@ levelfsFSType: dir
 	down := settings(t, "")
 	down.Sources = []config.Source{{Type: "ldap", URI: []string{"ldapi:///nonexistent/ldapi"}, Base: "dc=test"}}
 	got = wantedLevels(t.Context(), down, views, logger(&warnings))
-	if got["emacs"] != "" || strings.Count(warnings.String(), "\n") != 1 || !strings.Contains(warnings.String(), "not available") {
+	if got[asker{"", "emacs"}] != "" || strings.Count(warnings.String(), "\n") != 1 || !strings.Contains(warnings.String(), "not available") {
 		t.Errorf("got %q, warnings %q", got, warnings.String())
 	}
 

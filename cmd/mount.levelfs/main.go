@@ -5,7 +5,8 @@
 //
 //	mount.levelfs SPEC DIR [-sfnv] [-o OPTIONS]
 //
-// SPEC is COMPONENT@LEVEL, or COMPONENT for the level that this host runs. The
+// SPEC is COMPONENT@LEVEL, or COMPONENT for the level that this host runs, or, with
+// the option caller=USER, that user. The
 // exit status is mount(8)'s: 0 only if the view is mounted at DIR.
 package main
 
@@ -95,14 +96,14 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSystem, err)
 	}
-	resolution, warning, err := resolve(ctx, c, key)
+	resolution, warning, err := resolve(ctx, c, key, call.options.User)
 	if warning != "" {
 		report.warn(warning)
 	}
 	if err != nil {
 		return err
 	}
-	plan, err := view.Plan(c, resolution, target, call.options)
+	plan, err := view.Plan(ctx, c, resolution, target, call.options)
 	if err != nil {
 		return err
 	}
@@ -111,6 +112,7 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 	}
 	applier := mounter.Applier{Long: untilSignal}
 	if call.verbose {
+		applier.Note = func(text string) { fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", text) }
 		applier.Before = func(s mounter.Step) error {
 			fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", strings.Join(strings.Fields(fmt.Sprint(s.Op, " ", s.Path, " ", s.Target)), " "))
 			return nil

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/levelfs/levelfs/internal/cache"
@@ -95,7 +96,11 @@ func TestReporter(t *testing.T) {
 // exec wherever it would wait, so that nothing outlives it.
 func program(t *testing.T, script string) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "map")
+	file := filepath.Join(t.TempDir(), config.SharedMap)
+	// A child that another test forks meanwhile would keep it open for writing, and
+	// then it could not be run (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(file, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +123,7 @@ func TestAskMap(t *testing.T) {
 		{"fails after an answer", `echo "-fstype=levelfs,rw :$1@29.4-1"; exit 1`, "", "", "exit status 1"},
 		{"killed", `kill -9 $$`, "", "", "signal: killed"},
 		{"nothing", ``, "", "", `gave no level of "emacs"`},
-		{"garbage", `echo "what?"`, "", "", `gave no level of "emacs": "what?\n"`},
+		{"garbage", `echo "what?"`, "", "", `gave no level of "emacs": "what?"`},
 		{"no level", `echo "-fstype=levelfs,rw :emacs"`, "", "", `gave no level`},
 		{"another component", `echo "-fstype=levelfs,rw :vi@1"`, "", "", `gave no level of "emacs"`},
 		{"two lines", `echo "-fstype=levelfs,rw :emacs@1"; echo "-fstype=levelfs,rw :emacs@2"`, "", "", `gave no level`},
@@ -147,6 +152,37 @@ func TestAskMap(t *testing.T) {
 	cancel()
 	if _, _, err := askMap(ctx, program(t, "exec sleep 1000"), emacs); !errors.Is(err, context.Canceled) {
 		t.Errorf("given up: %v", err)
+	}
+}
+
+// TestAskTree reads the user's level out of the users' tree's line.
+func TestAskTree(t *testing.T) {
+	t.Parallel()
+	const line = `echo "/ed -fstype=levelfs,rw,caller=$1 :ed@1 /emacs -fstype=levelfs,rw,caller=$1 :emacs@29.4-1 /vi -fstype=levelfs,rw,caller=$1 :vi@9"`
+	for _, c := range []struct{ script, component, level, fails string }{
+		{line, "ed", "ed@1", ""},
+		{line, "emacs", "emacs@29.4-1", ""},
+		{line, "vi", "vi@9", ""},
+		{line, "gcc", "", `user "rob" has no level of "gcc"`},
+		{line, "fstype=levelfs", "", "has no level"},
+		{"echo no such user >&2; exit 1", "ed", "", "no such user"},
+		{`echo "/ed -fstype=levelfs :vi@1"`, "ed", "", `gave no level of "ed"`},
+		{`echo "/ed -fstype=levelfs :ed"`, "ed", "", `gave no level of "ed"`},
+		{`echo "/ed"`, "ed", "", `gave no level of "ed"`},
+	} {
+		t.Run(c.component+" "+c.fails, func(t *testing.T) {
+			t.Parallel()
+			level, err := askTree(context.Background(), program(t, c.script), "rob", c.component)
+			if c.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), c.fails) {
+					t.Errorf("%v, %v; want %q", level, err, c.fails)
+				}
+				return
+			}
+			if err != nil || level.String() != c.level {
+				t.Errorf("%v, %v; want %s", level, err, c.level)
+			}
+		})
 	}
 }
 
@@ -208,7 +244,7 @@ func TestResolve(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r, warning, err := resolve(context.Background(), setup(t, c.script, c.age), c.key)
+			r, warning, err := resolve(context.Background(), setup(t, c.script, c.age), c.key, "")
 			if c.fail != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fail) {
 					t.Errorf("error %v, want %q", err, c.fail)

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/view"
+	"github.com/levelfs/levelfs/ldapmap"
 )
 
 // A call is the command line, understood.
@@ -86,7 +88,24 @@ func parseOptions(words []string, sloppy bool) (o view.Options, err error) {
 	clear := func(flag string) {
 		o.Flags = slices.DeleteFunc(o.Flags, func(f string) bool { return f == flag })
 	}
+	var uid, gid string
 	for _, w := range words {
+		if name, value, ok := strings.Cut(w, "="); ok {
+			switch name {
+			case "caller":
+				if !ldapmap.ValidUser(value) {
+					return o, usagef("option %q: %q is no user name", w, value)
+				}
+				o.User = value
+				continue
+			case "uid":
+				uid = value
+				continue
+			case "gid":
+				gid = value
+				continue
+			}
+		}
 		switch w {
 		case "", "defaults", "nodev", "async", "auto", "noauto", "nouser", "_netdev", "nofail", "silent", "loud":
 		case "ro":
@@ -114,6 +133,17 @@ func parseOptions(words []string, sloppy bool) (o view.Options, err error) {
 			}
 			return o, usagef("unknown mount option %q", w)
 		}
+	}
+	switch {
+	case uid == "" && gid == "":
+	case o.User == "" || uid == "" || gid == "":
+		return o, usagef("options uid and gid are those of caller, and go together")
+	default:
+		a, err := account.Parse(uid, gid)
+		if err != nil {
+			return o, usagef("options uid and gid: %v", err)
+		}
+		o.Account = &a
 	}
 	return o, nil
 }

@@ -2,10 +2,12 @@ package main
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/view"
 )
 
@@ -128,6 +130,30 @@ func TestParseOptions(t *testing.T) {
 	}
 }
 
+func TestParseCaller(t *testing.T) {
+	t.Parallel()
+	for words, want := range map[string]view.Options{
+		"caller=rob":                      {User: "rob"},
+		"caller=ann,caller=rob":           {User: "rob"},
+		"caller=rob,uid=1001,gid=100":     {User: "rob", Account: &account.Account{UID: 1001, GID: 100}},
+		"gid=0,uid=4294967294,caller=rob": {User: "rob", Account: &account.Account{UID: 4294967294}},
+	} {
+		o, err := parseOptions(strings.Split(words, ","), false)
+		if err != nil || !reflect.DeepEqual(o, want) {
+			t.Errorf("%s: %+v, %v", words, o, err)
+		}
+	}
+	for _, words := range []string{
+		"caller=rob,uid=1001", "caller=rob,gid=100", "caller=rob,uid=,gid=100", "caller=rob,uid=-1,gid=100",
+		"caller=rob,uid=4294967295,gid=100", "caller=rob,uid=1001,gid=4294967296", "caller=rob,uid=root,gid=100", "uid=1001,gid=100",
+	} {
+		var usage *usageError
+		if o, err := parseOptions(strings.Split(words, ","), true); !errors.As(err, &usage) {
+			t.Errorf("%s: %+v, %v", words, o, err)
+		}
+	}
+}
+
 func TestParseOptionsRefuses(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -140,6 +166,11 @@ func TestParseOptionsRefuses(t *testing.T) {
 		{" ro", `unknown mount option " ro"`, false},
 		{"ro=1", `unknown mount option "ro=1"`, false},
 		{"user=rob", `unknown mount option "user=rob"`, false},
+		{"caller=", `option "caller=": "" is no user name`, true},
+		{"caller=../host", `"../host" is no user name`, true},
+		{"caller=a/b", `is no user name`, true},
+		{"uid=1001", "are those of caller", true},
+		{"gid=100", "are those of caller", true},
 		{"dev", `option "dev" is refused`, true},
 		{"remount", "cannot be remounted", true},
 	} {

@@ -17,6 +17,7 @@ type Inventory struct {
 	Layers     []Layer
 	Profiles   []Caller
 	Hosts      []Caller
+	Users      []Caller
 	Groups     []Caller
 }
 
@@ -44,16 +45,20 @@ type Layer struct {
 	Segments                   []string
 }
 
-// A Caller is a host, a group or a profile.
+// A Caller is a host, a user, a group or a profile.
 type Caller struct {
 	Name     string
 	Assign   []string // COMPONENT=LEVEL
 	Profiles []string
-	Members  []string // groups: names of hosts; a group needs one
+	Members  []string // groups: names of hosts; a group needs one of these or of the next
+	Users    []string // groups: names of users
 }
 
 // HostDN is the DN of the host's entry.
 func HostDN(name string) string { return "cn=" + name + ",ou=hosts," + BaseDN }
+
+// UserDN is the DN of the user's entry.
+func UserDN(name string) string { return "uid=" + name + ",ou=people," + BaseDN }
 
 // GroupDN is the DN of the group's entry.
 func GroupDN(name string) string { return "cn=" + name + ",ou=groups," + BaseDN }
@@ -119,10 +124,20 @@ func (inv Inventory) callers() string {
 		w.entry(HostDN(h.Name), "objectClass: device", "objectClass: levelfsCaller", "cn: "+h.Name)
 		w.caller(h)
 	}
+	if len(inv.Users) > 0 {
+		w.entry("ou=people,"+BaseDN, "objectClass: organizationalUnit", "ou: people")
+	}
+	for _, u := range inv.Users {
+		w.entry(UserDN(u.Name), "objectClass: inetOrgPerson", "objectClass: levelfsCaller", "uid: "+u.Name, "cn: "+u.Name, "sn: "+u.Name)
+		w.caller(u)
+	}
 	for _, g := range inv.Groups {
 		w.entry(GroupDN(g.Name), "objectClass: groupOfNames", "objectClass: levelfsCaller", "cn: "+g.Name)
 		for _, m := range g.Members {
 			w.values("member", HostDN(m))
+		}
+		for _, u := range g.Users {
+			w.values("member", UserDN(u))
 		}
 		w.caller(g)
 	}

@@ -65,7 +65,12 @@ func (m *Machine) Mkdir(elem ...string) string {
 // InventoryDir is the directory of LDIF files that the default configuration reads.
 func (m *Machine) InventoryDir() string { return m.Path("/etc/levelfs/inventory.d") }
 
-// PrivateDir is where the private layer of a component lies.
+// UserPrivateDir is where a user's private layer of a component lies.
+func (m *Machine) UserPrivateDir(user, component string) string {
+	return m.Path("/var/lib/levelfs/private/user", user, component)
+}
+
+// PrivateDir is where the host's private layer of a component lies.
 func (m *Machine) PrivateDir(component string) string {
 	return m.Path("/var/lib/levelfs/private/host", component)
 }
@@ -125,10 +130,23 @@ func (r Result) String() string {
 // Run runs a command as a process of the machine.
 func (m *Machine) Run(name string, args ...string) Result {
 	m.t.Helper()
+	return m.run(nil, name, args...)
+}
+
+// RunAs runs a command as a process of the user, in a session of its own.
+func (m *Machine) RunAs(u User, name string, args ...string) Result {
+	m.t.Helper()
+	return m.run(&syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: u.UID, Gid: u.GID}}, name, args...)
+}
+
+func (m *Machine) run(attr *syscall.SysProcAttr, name string, args ...string) Result {
+	m.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), runLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = m.Env()
+	cmd.Dir = "/"
+	cmd.SysProcAttr = attr
 	cmd.WaitDelay = time.Second
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -4,6 +4,7 @@
 package view
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,9 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -22,6 +26,8 @@ type Options struct {
 	ReadOnly bool     // the level as it was delivered: no private layer
 	Flags    []string // mount flags by their mount(8) names
 	User     string   // whose private layer; empty: the host's
+	// Account is the user's, if whoever asks knows it. Otherwise it is looked up.
+	Account *account.Account
 }
 
 // A LocationError is a layer whose image is not on this machine, or is where it
@@ -35,8 +41,9 @@ func (e *LocationError) Error() string { return fmt.Sprintf("layer %q: %s", e.La
 
 // Plan plans the view of a resolved level at a target. Without an image for some
 // layer it still returns a plan, with the place where the image would be looked
-// for first, and a *LocationError for each: a dry run shows both.
-func Plan(c *config.Config, r *ldapmap.Resolution, target string, o Options) (*mounter.Plan, error) {
+// for first, and a *LocationError for each: a dry run shows both. Likewise for a user
+// without an account.
+func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target string, o Options) (*mounter.Plan, error) {
 	request := mounter.Request{
 		Name:     r.Level.Name,
 		Target:   target,
@@ -45,19 +52,17 @@ func Plan(c *config.Config, r *ldapmap.Resolution, target string, o Options) (*m
 		Run:      c.RunDir(),
 		Cache:    c.CacheDir(),
 	}
+	var missing []error
 	if !o.ReadOnly {
-		switch r.Component.Private {
-		case ldapmap.Persistent:
-			owner := "host"
-			if o.User != "" {
-				owner = filepath.Join("user", o.User)
-			}
-			request.Private = &mounter.Private{Dir: filepath.Join(c.PrivateDir(), owner, r.Component.Name)}
-		case ldapmap.Ephemeral:
-			request.Private = &mounter.Private{Ephemeral: true}
+		var err error
+		if request.Private, err = private(ctx, c, r.Component, o); err != nil {
+			missing = append(missing, err)
 		}
 	}
-	var missing []error
+	// What belongs to a user must not give rights to others who use it.
+	if o.User != "" && !slices.Contains(request.Flags, "nosuid") {
+		request.Flags = append(slices.Clone(request.Flags), "nosuid")
+	}
 	for _, l := range r.Layers {
 		layer, err := locate(c, l)
 		if err != nil {
@@ -67,6 +72,76 @@ func Plan(c *config.Config, r *ldapmap.Resolution, target string, o Options) (*m
 	}
 	plan, err := mounter.Build(request)
 	return plan, errors.Join(append(missing, err)...)
+}
+
+// private is the private layer that the component's policy gives the caller.
+func private(ctx context.Context, c *config.Config, component ldapmap.Component, o Options) (*mounter.Private, error) {
+	var p *mounter.Private
+	switch component.Private {
+	case ldapmap.Persistent:
+		p = &mounter.Private{Dir: PrivateDir(c, o.User, component.Name)}
+	case ldapmap.Ephemeral:
+		p = &mounter.Private{Ephemeral: true}
+	default:
+		return nil, nil
+	}
+	if o.User == "" {
+		return p, nil
+	}
+	a, err := o.account(ctx, p.Dir)
+	if err != nil {
+		return p, err
+	}
+	if a.UID == 0 && o.User != "root" {
+		return p, fmt.Errorf("user %q has uid 0 on this machine: only root may", o.User)
+	}
+	p.Owner = &mounter.Owner{UID: a.UID, GID: a.GID}
+	return p, nil
+}
+
+// account is the user's: as given, or as /etc/passwd has it. Where it is not in
+// there, the owner of the private layer that the user has already is authoritative:
+// so only the first mount has to ask the machine's name service, which may depend on
+// servers.
+func (o Options) account(ctx context.Context, private string) (account.Account, error) {
+	if o.Account != nil {
+		return *o.Account, nil
+	}
+	a, err := account.Local(o.User)
+	var unknown *account.UnknownError
+	if !errors.As(err, &unknown) {
+		return a, err
+	}
+	var st unix.Stat_t
+	if private != "" && unix.Lstat(mounter.Upper(private), &st) == nil {
+		return account.Account{UID: st.Uid, GID: st.Gid}, nil
+	}
+	return account.Lookup(ctx, o.User)
+}
+
+// PrivateDir is where the private layer of a component lies: the user's, or, if user
+// is empty, the host's.
+func PrivateDir(c *config.Config, user, component string) string {
+	if user == "" {
+		return filepath.Join(c.PrivateDir(), "host", component)
+	}
+	return filepath.Join(c.PrivateDir(), "user", user, component)
+}
+
+// UserOf is the user whose view it is, or "" if it is the host's: by its private
+// layer, or, if it has none, by its place in the users' tree.
+func UserOf(c *config.Config, v mounter.View) string {
+	for _, place := range []struct{ path, below string }{
+		{v.Upper, filepath.Join(c.PrivateDir(), "user")},
+		{v.Target, c.UsersTree()},
+	} {
+		if rest, ok := strings.CutPrefix(place.path, place.below+"/"); ok {
+			if user, _, _ := strings.Cut(rest, "/"); ldapmap.ValidUser(user) {
+				return user
+			}
+		}
+	}
+	return ""
 }
 
 // locate finds a layer's image or directory below the configured directories.

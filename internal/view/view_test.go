@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -73,7 +75,7 @@ func TestLocate(t *testing.T) {
 	} {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
-			p, err := Plan(c, level(ldapmap.None, l.images), "/sw/emacs", Options{})
+			p, err := Plan(t.Context(), c, level(ldapmap.None, l.images), "/sw/emacs", Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -104,7 +106,7 @@ func TestLocateRefuses(t *testing.T) {
 	} {
 		t.Run(l.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := Plan(c, level(ldapmap.None, []string{"one"}, l.images), "/sw/emacs", Options{})
+			_, err := Plan(t.Context(), c, level(ldapmap.None, []string{"one"}, l.images), "/sw/emacs", Options{})
 			var location *LocationError
 			want := strings.ReplaceAll(strings.ReplaceAll(l.want, "ROOT", root), "layer0", "layer1")
 			if !errors.As(err, &location) || location.Layer != "layer1" || !strings.Contains(err.Error(), want) {
@@ -130,7 +132,7 @@ func TestLocateEscapes(t *testing.T) {
 	} {
 		t.Run(image, func(t *testing.T) {
 			t.Parallel()
-			p, err := Plan(c, level(ldapmap.None, []string{image}), "/sw/emacs", Options{})
+			p, err := Plan(t.Context(), c, level(ldapmap.None, []string{image}), "/sw/emacs", Options{})
 			if err != nil {
 				return
 			}
@@ -150,7 +152,7 @@ func TestLocateEscapes(t *testing.T) {
 func TestPlanMissing(t *testing.T) {
 	t.Parallel()
 	c, root := setup(t)
-	p, err := Plan(c, level(ldapmap.None, []string{"gone"}, []string{"one"}, []string{"lost"}), "/sw/emacs", Options{})
+	p, err := Plan(t.Context(), c, level(ldapmap.None, []string{"gone"}, []string{"one"}, []string{"lost"}), "/sw/emacs", Options{})
 	if p == nil || err == nil {
 		t.Fatalf("got %v, %v; want a plan and an error", p, err)
 	}
@@ -172,17 +174,17 @@ func TestPlanDirectory(t *testing.T) {
 		r.Layers = []ldapmap.Layer{{Name: "tree", FSType: "dir", Images: []string{image}}}
 		return r
 	}
-	p, err := Plan(c, dir("tree"), "/sw/emacs", Options{})
+	p, err := Plan(t.Context(), c, dir("tree"), "/sw/emacs", Options{})
 	if err != nil || p.Layers[0].File() != root+"/dirs/tree" || p.Layers[0].FSType != "dir" {
 		t.Errorf("got %+v, %v", p, err)
 	}
 	// A directory among the images is not checked by anybody: it must lie among the
 	// directories.
-	if _, err := Plan(c, dir(root+"/img1/sub"), "/sw/emacs", Options{}); err == nil || !strings.Contains(err.Error(), "(directories in levelfs.toml") {
+	if _, err := Plan(t.Context(), c, dir(root+"/img1/sub"), "/sw/emacs", Options{}); err == nil || !strings.Contains(err.Error(), "(directories in levelfs.toml") {
 		t.Errorf("a directory among the images: %v", err)
 	}
 	// And an image among the directories is none.
-	if _, err := Plan(c, level(ldapmap.None, []string{root + "/dirs/tree"}), "/sw/emacs", Options{}); err == nil || !strings.Contains(err.Error(), "(images in levelfs.toml") {
+	if _, err := Plan(t.Context(), c, level(ldapmap.None, []string{root + "/dirs/tree"}), "/sw/emacs", Options{}); err == nil || !strings.Contains(err.Error(), "(images in levelfs.toml") {
 		t.Errorf("an image among the directories: %v", err)
 	}
 }
@@ -190,13 +192,18 @@ func TestPlanDirectory(t *testing.T) {
 func TestPlanPrivate(t *testing.T) {
 	t.Parallel()
 	c, root := setup(t)
+	rob, owner := &account.Account{UID: 1001, GID: 100}, &mounter.Owner{UID: 1001, GID: 100}
 	for _, l := range []struct {
 		policy  ldapmap.PrivatePolicy
 		options Options
 		want    *mounter.Private
 	}{
 		{ldapmap.Persistent, Options{}, &mounter.Private{Dir: root + "/var/lib/levelfs/private/host/emacs"}},
-		{ldapmap.Persistent, Options{User: "rob"}, &mounter.Private{Dir: root + "/var/lib/levelfs/private/user/rob/emacs"}},
+		{ldapmap.Persistent, Options{User: "rob", Account: rob}, &mounter.Private{Dir: root + "/var/lib/levelfs/private/user/rob/emacs", Owner: owner}},
+		{ldapmap.Ephemeral, Options{User: "rob", Account: rob}, &mounter.Private{Ephemeral: true, Owner: owner}},
+		{ldapmap.Persistent, Options{User: "rob", ReadOnly: true}, nil}, // needs no account
+		{ldapmap.None, Options{User: "rob"}, nil},
+		{ldapmap.Persistent, Options{User: "root"}, &mounter.Private{Dir: root + "/var/lib/levelfs/private/user/root/emacs", Owner: &mounter.Owner{}}},
 		{ldapmap.Persistent, Options{ReadOnly: true}, nil},
 		{ldapmap.Ephemeral, Options{}, &mounter.Private{Ephemeral: true}},
 		{ldapmap.Ephemeral, Options{ReadOnly: true}, nil},
@@ -205,11 +212,11 @@ func TestPlanPrivate(t *testing.T) {
 		t.Run(fmt.Sprint(l.policy, l.options), func(t *testing.T) {
 			t.Parallel()
 			l.options.Flags = []string{"nosuid"}
-			p, err := Plan(c, level(l.policy, []string{"one"}), "/sw/emacs", l.options)
+			p, err := Plan(t.Context(), c, level(l.policy, []string{"one"}), "/sw/emacs", l.options)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if (p.Private == nil) != (l.want == nil) || p.Private != nil && *p.Private != *l.want {
+			if (p.Private == nil) != (l.want == nil) || p.Private != nil && !reflect.DeepEqual(p.Private, l.want) {
 				t.Errorf("private layer %+v, want %+v", p.Private, l.want)
 			}
 			if slices.Contains(p.Flags, "ro") != (l.want == nil) || !slices.Contains(p.Flags, "nosuid") || !slices.Contains(p.Flags, "nodev") {
@@ -222,6 +229,57 @@ func TestPlanPrivate(t *testing.T) {
 	}
 }
 
+// TestPlanAccount: a user without an account on this machine, and one with the uid of
+// root, get no view; the plan is shown all the same.
+func TestPlanAccount(t *testing.T) {
+	t.Parallel()
+	c, _ := setup(t)
+	for want, o := range map[string]Options{
+		`user "nosuch-user" has no account on this machine`: {User: "nosuch-user"},
+		`user "rob" has uid 0 on this machine`:              {User: "rob", Account: &account.Account{GID: 100}},
+	} {
+		p, err := Plan(t.Context(), c, level(ldapmap.Persistent, []string{"one"}), "/sw/emacs", o)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+		if p == nil || p.Private == nil || p.Private.Owner != nil {
+			t.Errorf("plan %+v", p)
+		}
+		if !slices.Contains(p.Flags, "nosuid") {
+			t.Errorf("flags %q", p.Flags)
+		}
+	}
+	// Whom /etc/passwd does not know owns what he has.
+	dir := PrivateDir(c, "nosuch-user", "emacs")
+	if err := os.MkdirAll(mounter.Upper(dir), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(mounter.Upper(dir), os.Getuid(), os.Getgid()); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Options{User: "nosuch-user"}.account(t.Context(), dir)
+	if want := (account.Account{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}); err != nil || a != want {
+		t.Errorf("got %v, %v; want %v", a, err, want)
+	}
+}
+
+func TestUserOf(t *testing.T) {
+	t.Parallel()
+	c, root := setup(t)
+	for _, l := range []struct{ upper, target, want string }{
+		{root + "/var/lib/levelfs/private/user/rob/emacs/upper", "/mnt", "rob"},
+		{root + "/var/lib/levelfs/private/host/emacs/upper", "/sw/emacs", ""},
+		{"", "/sw/by-user/ann/emacs", "ann"},
+		{"", "/sw/by-user", ""},
+		{"", "/sw/emacs", ""},
+		{"", "/sw/by-user/..a/emacs", ""},
+	} {
+		if got := UserOf(c, mounter.View{Upper: l.upper, Target: l.target}); got != l.want {
+			t.Errorf("%+v: %q", l, got)
+		}
+	}
+}
+
 // TestPlanRefuses checks that what Build refuses is refused here too, beside what
 // is missing.
 func TestPlanRefuses(t *testing.T) {
@@ -229,7 +287,7 @@ func TestPlanRefuses(t *testing.T) {
 	c, _ := setup(t)
 	r := level(ldapmap.None, []string{"one"}, []string{"two"})
 	r.Layers[1].Digest = r.Layers[0].Digest
-	_, err := Plan(c, r, "/sw/emacs", Options{})
+	_, err := Plan(t.Context(), c, r, "/sw/emacs", Options{})
 	var refused *mounter.PlanError
 	if !errors.As(err, &refused) || !strings.Contains(err.Error(), "same content") {
 		t.Errorf("one digest twice: %v", err)
