@@ -279,6 +279,29 @@ func answer(t *testing.T, s ldapmap.Source, q ldapmap.Query) string {
 	return strings.ReplaceAll(fmt.Sprintf("%s\nerror: %v", text, err), s.Name(), "SOURCE")
 }
 
+// treeAnswer is what a user has on lnx01, each component as a lookup of it alone says.
+func treeAnswer(t *testing.T, s ldapmap.Source, user string) string {
+	t.Helper()
+	r := ldapmap.Resolver{Sources: []ldapmap.Source{s}}
+	entries, known, err := r.Tree(t.Context(), "lnx01", user)
+	if err != nil || len(entries) == 0 {
+		t.Fatalf("%s: tree of %s: %v, %v", s.Name(), user, entries, err)
+	}
+	text := fmt.Sprintf("known %v\n", known)
+	for _, e := range entries {
+		single, err := r.Resolve(t.Context(), ldapmap.Query{Key: ldapmap.Key{Component: e.Component}, Host: "lnx01", User: user})
+		if fmt.Sprint(err) != fmt.Sprint(e.Err) || err == nil && (single.Key() != e.Resolution.Key() || len(single.Layers) != len(e.Resolution.Layers)) {
+			t.Errorf("%s: %s of %s: alone %+v, %v; in the tree %+v, %v", s.Name(), e.Component, user, single, err, e.Resolution, e.Err)
+		}
+		if e.Err != nil {
+			text += e.Err.Error() + "\n"
+			continue
+		}
+		text += e.Resolution.Level.Name + "\n"
+	}
+	return strings.ReplaceAll(text, s.Name(), "SOURCE")
+}
+
 // questions are of hosts alone, of users on one host, and of one user on each host.
 func questions(t *testing.T) []ldapmap.Query {
 	t.Helper()
@@ -334,6 +357,15 @@ func TestServersAnswerAlike(t *testing.T) {
 	}
 	if answered < 50 || refused < 50 {
 		t.Errorf("%d questions were answered and %d refused: not much of a comparison", answered, refused)
+	}
+
+	for _, user := range []string{"rob", "ROB", "ann", "bob", "eve", "nobody"} {
+		want := treeAnswer(t, files, user)
+		for i, s := range sources {
+			if got := treeAnswer(t, s, user); got != want {
+				t.Errorf("tree of %s: %s says\n%s\nLDIF files say\n%s", user, servers[i].name, got, want)
+			}
+		}
 	}
 
 	for i, s := range servers {
