@@ -1,0 +1,13 @@
+// Package guest runs Linux guests under QEMU for tests, by software emulation: no
+// KVM is needed, nor a machine of the guest's architecture.
+//
+//   - [Fetch] gets a Debian kernel and other packages of any architecture into a cache,
+//     without touching the machine's own package state.
+//   - [Archive] is an initramfs in the making; [Build] compiles a program for it.
+//   - [Start] runs QEMU; a [VM] is one that runs. It ends with its context, and with
+//     the process that started it, however that ends.
+//   - [VM.Report] collects what the guest reports on its console, see package report.
+//   - [MemoryOf] tells what a QEMU process takes of the host's memory.
+//
+// The programs that run inside use package inside.
+package guest

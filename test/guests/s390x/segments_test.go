@@ -1,0 +1,237 @@
+//go:build guests
+
+package s390x
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/test/guests/cp"
+	"github.com/levelfs/levelfs/test/guests/gdb"
+	"github.com/levelfs/levelfs/test/guests/guest"
+	"github.com/levelfs/levelfs/test/guests/s390x/layout"
+)
+
+// deadline is for all of it: the packages, the images and the guest's work.
+const deadline = 5 * time.Minute
+
+var update = flag.Bool("update", false, "write the captured sysfs tree of package dcss anew")
+
+// modules in an order in which QEMU 7.2 runs them all: it was seen to run stale
+// translations of the initialisation of overlay when autofs4 came right after.
+var modules = []string{
+	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "dcssblk", "autofs4",
+}
+
+func TestSegments(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), deadline)
+	defer cancel()
+	dir := t.TempDir()
+	tree, err := guest.Fetch(ctx, "s390x", "linux-image-s390x", "busybox-static")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("kernel %s", tree.Release)
+	content := makeContent(t, dir, filepath.Join(tree.Dir, "bin/busybox"))
+	makeImages(ctx, t, dir, content)
+	initrd := filepath.Join(dir, "initrd")
+	makeInitrd(ctx, t, initrd, dir, tree, content)
+
+	socket := filepath.Join(dir, "gdb")
+	config := guest.Config{
+		Program: "qemu-system-s390x",
+		Kernel:  tree.Kernel,
+		Initrd:  initrd,
+		// mem= leaves the segments' memory out of what Linux uses, nokaslr leaves the
+		// kernel where its symbols say, and loglevel=1 keeps the console to the report:
+		// the kernel complains of each unmapping of a DAX page ("Bad page map"), as
+		// dcssblk's pages have no struct page.
+		Append: fmt.Sprintf("console=ttysclp0 panic=-1 quiet loglevel=1 nokaslr mem=%d", layout.LinuxMemory),
+		Args: []string{
+			"-M", "s390-ccw-virtio", "-cpu", "max", "-smp", "1", "-m", fmt.Sprintf("%dM", layout.Memory>>20),
+			"-chardev", "socket,path=" + socket + ",server=on,wait=off,id=gdb", "-gdb", "chardev:gdb",
+		},
+	}
+	for image, address := range layout.Images() {
+		config.Args = append(config.Args, "-device",
+			fmt.Sprintf("loader,file=%s,addr=%#x,force-raw=on", filepath.Join(dir, image), address))
+	}
+	var sysfs strings.Builder
+	config.Each = func(line string) {
+		if captured, is := strings.CutPrefix(line, "SYSFS "); is {
+			fmt.Fprintln(&sysfs, captured)
+			return
+		}
+		t.Log(line)
+	}
+	vm, err := guest.Start(ctx, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ready, err := vm.Await("CP-READY ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	control, machine, err := playCP(socket, ready)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Send("go"); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		err := machine.Run()
+		if err != nil {
+			cancel() // nobody would ever answer the guest
+		}
+		ended <- err
+	}()
+	report, err := vm.Report()
+	if err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("CP: %v", err)
+	}
+	for _, r := range report.Results {
+		t.Run(r.Name, func(t *testing.T) {
+			if r.Why != "" {
+				t.Error(r.Why)
+			}
+		})
+	}
+	checkCaptured(t, sysfs.String())
+	if got := control.Commands(); !slices.Equal(got, layout.Commands()) {
+		t.Errorf("CP commands %q, want %q", got, layout.Commands())
+	}
+	for _, s := range layout.Segments() {
+		if loaded, _ := control.Loaded(s.Name); loaded {
+			t.Errorf("segment %q is still loaded", s.Name)
+		}
+	}
+}
+
+// captured is the driver's part of sysfs that the tests of package dcss run on.
+const captured = "../../../dcss/testdata/linux-6.1.sysfs"
+
+// checkCaptured makes sure that the driver still looks like that.
+func checkCaptured(t *testing.T, sysfs string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(captured, []byte(sysfs), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(captured)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sysfs != string(want) {
+		t.Errorf("sysfs is not as in %s (write it anew with -update):\n%s", captured, sysfs)
+	}
+}
+
+// playCP connects to the guest, which stops it, and becomes its CP.
+func playCP(socket, ready string) (*cp.CP, *cp.Machine, error) {
+	var text cp.Text
+	if _, err := fmt.Sscanf(ready, "%v %v", &text.Start, &text.End); err != nil {
+		return nil, nil, fmt.Errorf("%q: %w", ready, err)
+	}
+	control, err := cp.New(layout.Segments()...)
+	if err != nil {
+		return nil, nil, err
+	}
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		return nil, nil, err
+	}
+	client, err := gdb.NewClient(conn)
+	if err != nil {
+		return nil, nil, err
+	}
+	machine, err := cp.Start(control, client, text)
+	return control, machine, err
+}
+
+// makeContent makes the trees that the images are made of, which the guest has as
+// well to compare. Busybox is the program that is executed in place.
+func makeContent(t *testing.T, dir, busybox string) string {
+	t.Helper()
+	content := filepath.Join(dir, "content")
+	program, err := os.ReadFile(busybox)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// More than one half of the joined segments, and every page another one.
+	var large strings.Builder
+	for page := range (layout.JoinedHalf + layout.JoinedHalf/2) / 4096 {
+		fmt.Fprintf(&large, "%-4095d\n", page)
+	}
+	for file, text := range map[string][]byte{
+		"ext4/busybox":      program,
+		"ext4/etc/small":    []byte("ext4\n"),
+		"erofs/bin/busybox": program,
+		"erofs/etc/tail":    []byte("a file of less than a block, which mkfs.erofs would put into its inode\n"),
+		"joined/large":      []byte(large.String()),
+		"joined/small":      []byte("joined\n"),
+	} {
+		name := filepath.Join(content, file)
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, text, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return content
+}
+
+// makeImages makes the images of the segments.
+func makeImages(ctx context.Context, t *testing.T, dir, content string) {
+	t.Helper()
+	// Without a journal, and in blocks of a page: what a layer for DAX has to be.
+	mkfs := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-O", "^has_journal",
+		"-d", filepath.Join(content, "ext4"), filepath.Join(dir, "ext4.img"), fmt.Sprintf("%dk", layout.Ext4Size>>10))
+	mkfs.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
+	if out, err := mkfs.CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	}
+	for name, limit := range map[string]int64{"erofs": layout.ErofsSize, "joined": 2 * layout.JoinedHalf} {
+		result, err := layer.Build(ctx, filepath.Join(content, name), filepath.Join(dir, name+".img"), layer.BuildOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Size > limit {
+			t.Fatalf("%s.img has %d bytes, its segments %d", name, result.Size, limit)
+		}
+	}
+}
+
+func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest.Tree, content string) {
+	t.Helper()
+	program := filepath.Join(dir, "init")
+	if err := guest.Build(ctx, "s390x", "github.com/levelfs/levelfs/test/guests/s390x/init", program); err != nil {
+		t.Fatal(err)
+	}
+	archive := guest.NewArchive()
+	archive.Copy("/init", program, 0o755)
+	archive.Modules(tree, modules...)
+	archive.Tree("/content", content)
+	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {
+		archive.Dir(mount)
+	}
+	if err := archive.WriteFile(file); err != nil {
+		t.Fatal(err)
+	}
+}
