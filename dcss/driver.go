@@ -153,6 +153,9 @@ func (d *Driver) do(ctx context.Context, op Op, file, text, segment string, lock
 		}
 		return err
 	}
+	if err := ctx.Err(); err != nil {
+		return &DeadlineError{Op: op, Segment: segment, Err: err}
+	}
 	err := d.write(ctx, file, text+"\n", locks)
 	var errno syscall.Errno
 	switch {

@@ -117,19 +117,20 @@ func (e *HeldError) Error() string {
 // Unwrap is what the driver would have said.
 func (e *HeldError) Unwrap() error { return syscall.EEXIST }
 
-// A DeadlineError is an operation that was not over when the caller's time was. If
-// it was handed to the driver already, the driver goes on with it: a later call
-// waits for that and finds the result.
+// A DeadlineError is an operation that was not over when the caller's context was.
 type DeadlineError struct {
 	Op      Op
 	Segment string
-	Started bool  // false: another process was at work on the segment all the time
+	// Started tells whether the driver was asked. If it was it goes on: a later call
+	// waits for that and finds the result. If not, another process was at work on
+	// the segment.
+	Started bool
 	Err     error // of the context
 }
 
 func (e *DeadlineError) Error() string {
 	if !e.Started {
-		return fmt.Sprintf("dcssblk: %s %q: another process is still at work on the segment: %v", e.Op, e.Segment, e.Err)
+		return fmt.Sprintf("dcssblk: %s %q: not begun, as another process is at work on the segment: %v", e.Op, e.Segment, e.Err)
 	}
 	return fmt.Sprintf("dcssblk: %s %q: the driver is still at work: %v", e.Op, e.Segment, e.Err)
 }

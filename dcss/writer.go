@@ -89,9 +89,6 @@ func decode(result string) error {
 type process string
 
 func (p process) write(ctx context.Context, file, text string, locks []*os.File) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
