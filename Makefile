@@ -56,12 +56,22 @@ test: ## all tests, with real automount, slapd and overlayfs where run as root
 TEST_NEEDS = gcc=gcc /usr/include/stdio.h=libc6-dev pgrep=procps automount=autofs slapd=slapd ns-slapd=389-ds-base strace=strace losetup=mount findmnt=util-linux \
 	mkfs.erofs=erofs-utils mksquashfs=squashfs-tools mkfs.ext4=e2fsprogs setfattr=attr setfacl=acl
 
+.PHONY: test-guests
+test-guests: ## segments and pmem devices with the real drivers, in emulated s390x and x86-64 guests
+	@scripts/need $(GUEST_NEEDS)
+	$(GO) test -tags guests -count=1 -v -p 1 -timeout 15m ./test/guests/s390x ./test/guests/x86
+
+# Kernels for the guests are fetched into a cache: see test/guests/guest.
+GUEST_NEEDS = qemu-system-s390x=qemu-system-misc qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs \
+	/usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
+
 .PHONY: lint
 lint: ## formatting, vet for amd64 and s390x, shell scripts, man pages, go.mod
 	@scripts/need shellcheck=shellcheck mandoc=mandoc
 	@test -z "$$($(dir $(GO))gofmt -l .)" || { $(dir $(GO))gofmt -l .; echo "gofmt: files above"; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) vet ./...
+	$(GO) vet -tags guests ./test/guests/...
 	GOARCH=s390x $(GO) vet ./...
 	GOARCH=s390x $(GO) build ./...
 	shellcheck scripts/* .ci/run

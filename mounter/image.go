@@ -71,7 +71,7 @@ func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache stri
 	if l.Size != 0 && st.Size != l.Size {
 		return mismatch("size", fmt.Sprintf("%d bytes", st.Size), fmt.Sprintf("%d", l.Size))
 	}
-	fstype, uuid, err := probe(f)
+	fstype, uuid, err := Probe(f)
 	if err != nil {
 		return fmt.Errorf("layer %q: image %q: %w", l.Name, f.Name(), err)
 	}
@@ -135,10 +135,10 @@ func hash(ctx context.Context, f *os.File) (string, error) {
 	}
 }
 
-// probe tells the type and the UUID of the file system in an image from its
+// Probe tells the type and the UUID of the file system in an image from its
 // superblock. A squashfs has no UUID. Offsets: fs/erofs/erofs_fs.h,
 // fs/squashfs/squashfs_fs.h, fs/ext4/ext4.h.
-func probe(r io.ReaderAt) (fstype, uuid string, err error) {
+func Probe(r io.ReaderAt) (fstype, uuid string, err error) {
 	head := make([]byte, 2048)
 	if n, err := r.ReadAt(head, 0); n < len(head) {
 		return "", "", fmt.Errorf("too short for a file system: %w", err)

@@ -54,7 +54,7 @@ func TestProbe(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			fstype, uuid, err := probe(bytes.NewReader(c.image))
+			fstype, uuid, err := Probe(bytes.NewReader(c.image))
 			if c.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fails) {
 					t.Errorf("error %v, want %q", err, c.fails)
@@ -74,7 +74,7 @@ func FuzzProbe(f *testing.F) {
 	}
 	canonical := regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 	f.Fuzz(func(t *testing.T, image []byte) {
-		fstype, uuid, err := probe(bytes.NewReader(image))
+		fstype, uuid, err := Probe(bytes.NewReader(image))
 		switch {
 		case err != nil:
 			if fstype != "" || uuid != "" {

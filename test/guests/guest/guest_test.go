@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,6 +189,27 @@ func TestMemoryOf(t *testing.T) {
 		if got, err := parseRollup(text); err == nil {
 			t.Errorf("%q: no error but %+v", text, got)
 		}
+	}
+}
+
+func TestMappings(t *testing.T) {
+	const text = "7f00-7f10 r--s 00000000 fe:00 12 /img/a\nSize: 4 kB\nRss: 4 kB\n" +
+		"7f10-7f20 r--s 00000000 fe:00 13 /img/b\nRss: 8 kB\n" +
+		"7f20-7f30 rw-p 00000000 00:00 0 \nRss: 1 kB\n" +
+		"7f30-7f40 r--s 00001000 fe:00 12 /img/a\nRss: 16 kB\nVmFlags: rd\n"
+	got := mappings(text, "/img/a")
+	if want := []string{"Size: 4 kB\nRss: 4 kB\n", "Rss: 16 kB\nVmFlags: rd\n"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	self, err := filepath.EvalSymlinks("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := MappingOf(os.Getpid(), self); err != nil || m.RSS == 0 || m.PSS > m.RSS {
+		t.Errorf("this program: %+v, %v", m, err)
+	}
+	if m, err := MappingOf(os.Getpid(), "/nonexistent"); err != nil || m != (Memory{}) {
+		t.Errorf("no mapping: %+v, %v", m, err)
 	}
 }
 

@@ -30,6 +30,47 @@ func MemoryOf(pid int) (Memory, error) {
 	return m, nil
 }
 
+// MappingOf reads what of the process's memory is a mapping of the file
+// (/proc/PID/smaps, proc(5)).
+func MappingOf(pid int, file string) (Memory, error) {
+	smaps := fmt.Sprintf("/proc/%d/smaps", pid)
+	text, err := os.ReadFile(smaps)
+	if err != nil {
+		return Memory{}, err
+	}
+	var sum Memory
+	for _, mapping := range mappings(string(text), file) {
+		m, err := parseRollup(mapping)
+		if err != nil {
+			return Memory{}, fmt.Errorf("%s: %w", smaps, err)
+		}
+		sum.RSS += m.RSS
+		sum.PSS += m.PSS
+		sum.Private += m.Private
+	}
+	return sum, nil
+}
+
+// mappings returns the sections of an smaps file that are about the file.
+func mappings(text, file string) []string {
+	var found []string
+	var wanted bool
+	for line := range strings.Lines(text) {
+		// A section starts with a range of addresses, its other lines are "Key: value".
+		if first, _, _ := strings.Cut(line, " "); !strings.HasSuffix(first, ":") {
+			wanted = strings.HasSuffix(strings.TrimSuffix(line, "\n"), " "+file)
+			if wanted {
+				found = append(found, "")
+			}
+			continue
+		}
+		if wanted {
+			found[len(found)-1] += line
+		}
+	}
+	return found
+}
+
 func parseRollup(text string) (Memory, error) {
 	var m Memory
 	fields := map[string]*int64{"Rss": &m.RSS, "Pss": &m.PSS, "Private_Clean": nil, "Private_Dirty": nil}

@@ -111,7 +111,9 @@ func TestSegments(t *testing.T) {
 			}
 		})
 	}
-	checkCaptured(t, sysfs.String())
+	if err := guest.CheckFile(captured, sysfs.String(), *update); err != nil {
+		t.Error(err)
+	}
 	if got := control.Commands(); !slices.Equal(got, layout.Commands()) {
 		t.Errorf("CP commands %q, want %q", got, layout.Commands())
 	}
@@ -124,23 +126,6 @@ func TestSegments(t *testing.T) {
 
 // captured is the driver's part of sysfs that the tests of package dcss run on.
 const captured = "../../../dcss/testdata/linux-6.1.sysfs"
-
-// checkCaptured makes sure that the driver still looks like that.
-func checkCaptured(t *testing.T, sysfs string) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(captured, []byte(sysfs), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(captured)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if sysfs != string(want) {
-		t.Errorf("sysfs is not as in %s (write it anew with -update):\n%s", captured, sysfs)
-	}
-}
 
 // playCP connects to the guest, which stops it, and becomes its CP.
 func playCP(socket, ready string) (*cp.CP, *cp.Machine, error) {

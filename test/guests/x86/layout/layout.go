@@ -1,0 +1,15 @@
+// Package layout says which images the x86 guest has on its pmem devices. The test
+// that starts it and the program in the guest both go by it.
+package layout
+
+// UUIDs of the file systems, by the name of their content.
+const (
+	Erofs     = "erofs"     // a device
+	Ext4      = "ext4"      // a device
+	Part      = "part"      // the first partition of a device, erofs
+	Compact   = "compact"   // the second one: erofs as mkfs.erofs makes it, which is not all DAX
+	Unaligned = "unaligned" // no multiple of 2 MiB: there is no device of it
+)
+
+// UUIDFile has a line "NAME UUID FSTYPE" for each of them.
+const UUIDFile = "/images"
