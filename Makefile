@@ -62,7 +62,7 @@ test-guests: ## segments and pmem devices with the real drivers, in emulated s39
 	$(GO) test -tags guests -count=1 -v -p 1 -timeout 15m ./test/guests/s390x ./test/guests/x86
 
 # Kernels for the guests are fetched into a cache: see test/guests/guest.
-GUEST_NEEDS = qemu-system-s390x=qemu-system-misc qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs \
+GUEST_NEEDS = qemu-system-s390x=qemu-system-misc qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs mkfs.erofs=erofs-utils \
 	/usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 
 .PHONY: lint

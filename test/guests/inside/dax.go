@@ -2,13 +2,9 @@ package inside
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"runtime"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,17 +23,10 @@ func DAX(path string) (bool, error) {
 	return st.Attributes&unix.STATX_ATTR_DAX != 0, nil
 }
 
-// NotDAX returns the regular files below dir, symbolic links excluded, that are not
-// executed in place, and how many there are in all.
+// NotDAX returns the files below dir, as [Files] has them, that are not executed in
+// place, and how many there are in all.
 func NotDAX(dir string) (without []string, files int, err error) {
-	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil || info.Size() == 0 {
-			return err
-		}
+	err = Files(dir, func(path string) error {
 		files++
 		dax, err := DAX(path)
 		if err == nil && !dax {
@@ -46,6 +35,25 @@ func NotDAX(dir string) (without []string, files int, err error) {
 		return err
 	})
 	return without, files, err
+}
+
+// InPlace makes sure that all files below dir are executed in place, and that the
+// first page of each is in one of the ranges.
+func InPlace(dir string, ranges Ranges) error {
+	without, files, err := NotDAX(dir)
+	if err != nil {
+		return err
+	}
+	if len(without) > 0 {
+		return fmt.Errorf("without DAX, of %d files: %q", files, without)
+	}
+	return Files(dir, func(path string) error {
+		address, err := Physical(path)
+		if err == nil && !ranges.Hold(address) {
+			err = fmt.Errorf("page of %q is at %#x, which is in none of %x", path, address, ranges)
+		}
+		return err
+	})
 }
 
 // Physical maps the file, touches its first page and returns that page's physical
@@ -62,10 +70,8 @@ func Physical(path string) (uint64, error) {
 		return 0, &fs.PathError{Op: "mmap", Path: path, Err: err}
 	}
 	defer unix.Munmap(mapped)
-	touched := mapped[0]
-	address, err := physical(mapped)
-	runtime.KeepAlive(touched)
-	return address, err
+	load(&mapped[0])
+	return physical(mapped)
 }
 
 // presentBit of an entry in pagemap; the page frame number is in the low 55 bits.
@@ -88,62 +94,4 @@ func physical(mapped []byte) (uint64, error) {
 		return 0, fmt.Errorf("pagemap entry %#x is of no page", e)
 	}
 	return frame * page, nil
-}
-
-// Meminfo returns a value of /proc/meminfo in bytes.
-func Meminfo(key string) (int64, error) {
-	text, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		name, value, _ := strings.Cut(line, ":")
-		if name != key {
-			continue
-		}
-		var kilobytes int64
-		_, err := fmt.Sscanf(strings.TrimSpace(value), "%d kB", &kilobytes)
-		return kilobytes * 1024, err
-	}
-	return 0, errors.New("no " + key + " in /proc/meminfo")
-}
-
-// Ranges are ranges of physical addresses, from the first to the last byte.
-type Ranges [][2]uint64
-
-// Hold tells whether the address is in one of them.
-func (r Ranges) Hold(address uint64) bool {
-	for _, one := range r {
-		if one[0] <= address && address <= one[1] {
-			return true
-		}
-	}
-	return false
-}
-
-// PhysicalRanges returns the ranges of /proc/iomem whose description starts with one
-// of the words, in which devices like pmem are.
-func PhysicalRanges(words ...string) (Ranges, error) {
-	text, err := os.ReadFile("/proc/iomem")
-	if err != nil {
-		return nil, err
-	}
-	var found Ranges
-	for line := range strings.Lines(string(text)) {
-		span, description, _ := strings.Cut(strings.TrimSpace(line), " : ")
-		var one [2]uint64
-		if _, err := fmt.Sscanf(span, "%x-%x", &one[0], &one[1]); err != nil {
-			return nil, fmt.Errorf("/proc/iomem: %q: %w", line, err)
-		}
-		for _, word := range words {
-			if strings.HasPrefix(description, word) {
-				found = append(found, one)
-				break
-			}
-		}
-	}
-	if len(found) == 0 {
-		return nil, fmt.Errorf("/proc/iomem has none of %q: %s", words, text)
-	}
-	return found, nil
 }

@@ -3,10 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -23,15 +21,15 @@ type layer struct {
 	segments   []string
 	fstype     string
 	dir        string
-	start, end uint64 // physical addresses of the segments
+	start, end uint64 // physical addresses of the segments, first and last byte
 }
 
 // mounts mounts the images and looks where the pages of their files are.
 func (g *checks) mounts() {
 	layers := []layer{
-		{"ext4", []string{layout.Ext4}, "ext4", "/mnt/ext4", layout.Ext4Start, layout.Ext4Start + layout.Ext4Size},
-		{"erofs", []string{layout.Erofs}, "erofs", "/mnt/erofs", layout.ErofsStart, layout.ErofsStart + layout.ErofsSize},
-		{"joined", []string{layout.Second, layout.First}, "erofs", "/mnt/joined", layout.JoinedStart, layout.JoinedStart + 2*layout.JoinedHalf},
+		{"ext4", []string{layout.Ext4}, "ext4", "/mnt/ext4", layout.Ext4Start, layout.Ext4Start + layout.Ext4Size - 1},
+		{"erofs", []string{layout.Erofs}, "erofs", "/mnt/erofs", layout.ErofsStart, layout.ErofsStart + layout.ErofsSize - 1},
+		{"joined", []string{layout.Second, layout.First}, "erofs", "/mnt/joined", layout.JoinedStart, layout.JoinedStart + 2*layout.JoinedHalf - 1},
 	}
 	g.Check("mount/read-only", g.readOnly)
 	for _, l := range layers {
@@ -46,9 +44,9 @@ func (g *checks) mounts() {
 			if err := unix.Mount(device.Path(), l.dir, l.fstype, unix.MS_RDONLY|unix.MS_NODEV, "dax=always"); err != nil {
 				return err
 			}
-			return same("/content/"+l.name, l.dir)
+			return inside.Same("/content/"+l.name, l.dir)
 		})
-		g.Check("dax/"+l.name, func() error { return inPlace(l.dir, l.start, l.end) })
+		g.Check("dax/"+l.name, func() error { return inside.InPlace(l.dir, inside.Ranges{{l.start, l.end}}) })
 		g.Check("mount/"+l.name+"-busy", func() error {
 			return errors.Join(
 				refused(g.remove(l.segments[0]), dcss.OpRemove, syscall.EBUSY),
@@ -181,54 +179,4 @@ func (g *checks) overlay(layers []layer) {
 		return nil
 	})
 	g.Check("overlay/umount", func() error { return unix.Unmount(view, 0) })
-}
-
-// same compares the tree with what it was made of.
-func same(want, got string) error {
-	return filepath.WalkDir(want, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		name, err := filepath.Rel(want, path)
-		if err != nil {
-			return err
-		}
-		a, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		b, err := os.ReadFile(filepath.Join(got, name))
-		if err != nil {
-			return err
-		}
-		if string(a) != string(b) {
-			return fmt.Errorf("%q differs", name)
-		}
-		return nil
-	})
-}
-
-// inPlace makes sure that all files below dir are executed in place, and that the
-// pages of all are within the segments.
-func inPlace(dir string, start, end uint64) error {
-	without, files, err := inside.NotDAX(dir)
-	if err != nil {
-		return err
-	}
-	if files == 0 || len(without) > 0 {
-		return fmt.Errorf("of %d files without DAX: %q", files, without)
-	}
-	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		if info, err := d.Info(); err != nil || info.Size() == 0 {
-			return err
-		}
-		address, err := inside.Physical(path)
-		if err == nil && (address < start || address >= end) {
-			err = fmt.Errorf("page of %q is at %#x, not between %#x and %#x", path, address, start, end)
-		}
-		return err
-	})
 }

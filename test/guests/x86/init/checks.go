@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -131,9 +128,9 @@ func (g *checks) mounts() {
 			if err := g.mount(name, "dax=always"); err != nil {
 				return err
 			}
-			return same("/content/"+name, dir(name))
+			return inside.Same("/content/"+name, dir(name))
 		})
-		g.Check("dax/"+name, func() error { return g.inPlace(dir(name)) })
+		g.Check("dax/"+name, func() error { return inPlace(dir(name)) })
 	}
 	// mkfs.erofs puts the tails of files into their inodes, and the kernel still shows
 	// dax=always for the mount.
@@ -189,7 +186,7 @@ func (g *checks) overlay() {
 		return unix.Mount("levelfs:pmem@1", view, "overlay", 0, "lowerdir="+strings.Join(lower, ":")+
 			",upperdir=/tmp/upper,workdir=/tmp/work,index=off,metacopy=off,redirect_dir=nofollow,xino=off,nfs_export=off")
 	})
-	g.Check("overlay/dax", func() error { return g.inPlace(view) })
+	g.Check("overlay/dax", func() error { return inPlace(view) })
 	g.Check("overlay/exec", func() error {
 		out, err := exec.Command(view+"/bin/busybox", "echo", "in place").Output()
 		if err == nil && string(out) != "in place\n" {
@@ -216,7 +213,7 @@ func (g *checks) memory() {
 		if err != nil {
 			return err
 		}
-		size, err := touch(view)
+		size, err := inside.Touch(view)
 		if err != nil {
 			return err
 		}
@@ -243,94 +240,12 @@ func (g *checks) umounts() {
 	})
 }
 
-// files calls do with each regular file below dir that has content.
-func files(dir string, do func(path string) error) error {
-	n := 0
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		if info, err := d.Info(); err != nil || info.Size() == 0 {
-			return err
-		}
-		n++
-		return do(path)
-	})
-	if err == nil && n == 0 {
-		err = fmt.Errorf("no files below %q", dir)
-	}
-	return err
-}
-
-// touch maps each file and reads a byte of each of its pages.
-func touch(dir string) (size int64, err error) {
-	err = files(dir, func(path string) error {
-		f, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		mapped, err := unix.Mmap(int(f.Fd()), 0, int(info.Size()), unix.PROT_READ, unix.MAP_SHARED)
-		if err != nil {
-			return err
-		}
-		defer unix.Munmap(mapped)
-		var sum byte
-		for i := 0; i < len(mapped); i += os.Getpagesize() {
-			sum += mapped[i]
-		}
-		size += info.Size()
-		sink = sum
-		return nil
-	})
-	return size, err
-}
-
-// sink keeps the compiler from leaving out what is read.
-var sink byte
-
-// same compares the tree with what it was made of.
-func same(want, got string) error {
-	return files(want, func(path string) error {
-		name, err := filepath.Rel(want, path)
-		if err != nil {
-			return err
-		}
-		a, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		b, err := os.ReadFile(filepath.Join(got, name))
-		if err == nil && !bytes.Equal(a, b) {
-			err = fmt.Errorf("%q differs", name)
-		}
-		return err
-	})
-}
-
 // inPlace makes sure that all files below dir are executed in place, and that their
 // pages are those of the pmem devices.
-func (g *checks) inPlace(dir string) error {
+func inPlace(dir string) error {
 	ranges, err := inside.PhysicalRanges("virtio_pmem", "Persistent Memory", "namespace")
 	if err != nil {
 		return err
 	}
-	return files(dir, func(path string) error {
-		dax, err := inside.DAX(path)
-		if err == nil && !dax {
-			err = fmt.Errorf("%q is without DAX", path)
-		}
-		if err != nil {
-			return err
-		}
-		address, err := inside.Physical(path)
-		if err == nil && !ranges.Hold(address) {
-			err = fmt.Errorf("page of %q is at %#x, which is in none of %x", path, address, ranges)
-		}
-		return err
-	})
+	return inside.InPlace(dir, ranges)
 }
