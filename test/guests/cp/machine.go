@@ -118,8 +118,8 @@ func (m *Machine) setFlag() error {
 		if step == maxSteps {
 			return fmt.Errorf("the CPU was in problem state for %d instructions", maxSteps)
 		}
-		if stop, err := m.client.Step(); err != nil || stop.Exited {
-			return fmt.Errorf("step %d: %+v: %w", step, stop, err)
+		if err := m.step(); err != nil {
+			return err
 		}
 	}
 	raw, err := m.client.ReadMemory(machineFlags, 8)
@@ -143,25 +143,51 @@ func (m *Machine) Run() error {
 		if stop.Exited {
 			return nil
 		}
-		if err := m.answer(); err != nil {
+		r, err := m.client.Registers(registers)
+		if err != nil {
+			return err
+		}
+		if r[pswMask]&problemState != 0 {
+			err = m.pass(r[pswAddress])
+		} else {
+			err = m.answer(r)
+		}
+		if err != nil {
 			return err
 		}
 	}
 }
 
-// answer does the DIAGNOSE that the guest stopped at.
-func (m *Machine) answer() error {
-	r, err := m.client.Registers(registers)
-	if err != nil {
+// pass lets a program do what it has at the address: breakpoints are virtual
+// addresses, and a program can have code at one that is a DIAGNOSE in the kernel.
+func (m *Machine) pass(address uint64) error {
+	if err := m.client.Unbreak(address, siteSize); err != nil {
 		return err
 	}
+	if err := m.step(); err != nil {
+		return err
+	}
+	return m.client.Break(address, siteSize)
+}
+
+// step runs one instruction.
+func (m *Machine) step() error {
+	stop, err := m.client.Step()
+	if err == nil && stop.Exited {
+		err = fmt.Errorf("the guest is off: %q", stop.Reply)
+	}
+	return err
+}
+
+// answer does the DIAGNOSE that the guest stopped at, with these registers.
+func (m *Machine) answer(r []uint64) error {
 	at, found := m.sites[r[pswAddress]]
 	if !found {
 		return fmt.Errorf("the guest stopped at %#x, where there is no DIAGNOSE", r[pswAddress])
 	}
 	var answer Answer
 	set := make(map[int]uint64)
-	err = m.physically(func() (err error) {
+	err := m.physically(func() (err error) {
 		rx, ry := r[firstGeneral+at.rx], r[firstGeneral+at.ry]
 		if at.code == 0x64 {
 			answer, err = m.cp.Segment(m.client, rx, ry)
@@ -175,7 +201,7 @@ func (m *Machine) answer() error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("DIAGNOSE X'%02X' at %#x: %w", at.code, r[pswAddress], err)
+		return fmt.Errorf("DIAGNOSE X'%02X' at %#x, registers %x: %w", at.code, r[pswAddress], r, err)
 	}
 	set[firstGeneral+at.rx] = answer.Rx
 	set[firstGeneral+at.ry] = answer.Ry

@@ -234,6 +234,11 @@ func (c *Client) Break(address uint64, size int) error {
 	return c.command(fmt.Sprintf("Z0,%x,%x", address, size))
 }
 
+// Unbreak removes the breakpoint.
+func (c *Client) Unbreak(address uint64, size int) error {
+	return c.command(fmt.Sprintf("z0,%x,%x", address, size))
+}
+
 // Step runs one instruction.
 func (c *Client) Step() (Stop, error) { return c.run("s") }
 

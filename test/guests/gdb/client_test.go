@@ -109,7 +109,7 @@ func TestRegisters(t *testing.T) {
 		switch request {
 		case "g":
 			return "0704c00180000000" + "000000000012846e" + "00112233"
-		case "P1=0000000000128472", "Z0,12846e,4", "Qqemu.PhyMemMode:1", "Qqemu.PhyMemMode:0":
+		case "P1=0000000000128472", "Z0,12846e,4", "z0,12846e,4", "Qqemu.PhyMemMode:1", "Qqemu.PhyMemMode:0":
 			return "OK"
 		}
 		return "E22"
@@ -125,7 +125,7 @@ func TestRegisters(t *testing.T) {
 	if _, err := c.Registers(3); err == nil {
 		t.Error("more registers than there are")
 	}
-	if err := errors.Join(c.SetRegister(1, 0x128472), c.Break(0x12846e, 4), c.Physical(true), c.Physical(false)); err != nil {
+	if err := errors.Join(c.SetRegister(1, 0x128472), c.Break(0x12846e, 4), c.Unbreak(0x12846e, 4), c.Physical(true), c.Physical(false)); err != nil {
 		t.Error(err)
 	}
 	var refused *RemoteError

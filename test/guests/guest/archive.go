@@ -17,15 +17,17 @@ import (
 
 // An Archive is an initramfs in the making. Directories are made as they are needed.
 type Archive struct {
-	buf  bytes.Buffer
-	w    *cpio.Writer
-	dirs map[string]bool
-	err  error
+	buf bytes.Buffer
+	w   *cpio.Writer
+	err error
+
+	dirs     map[string]bool
+	programs map[string]bool // see Program
 }
 
 // NewArchive returns an empty archive.
 func NewArchive() *Archive {
-	a := &Archive{dirs: map[string]bool{".": true, "/": true}}
+	a := &Archive{dirs: map[string]bool{".": true, "/": true}, programs: make(map[string]bool)}
 	a.w = cpio.NewWriter(&a.buf)
 	return a
 }

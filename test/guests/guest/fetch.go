@@ -40,8 +40,9 @@ func CacheDir() (string, error) {
 }
 
 // Fetch returns the tree of the kernel that the Debian package kernel depends on
-// ("linux-image-s390x") and of the other packages, all for the architecture. It
-// fetches them if they are not in the cache.
+// ("linux-image-s390x"), and of the other packages with all that they depend on, all
+// for the architecture. It fetches them if they are not in the cache. Their files
+// are there, but nothing is configured: no maintainer script has run.
 //
 // They are fetched by apt-get with a configuration, lists and state of its own, so
 // that signatures are checked as usual and nothing of the machine's is read or
@@ -107,12 +108,21 @@ func fetch(ctx context.Context, dir, architecture, kernel string, packages []str
 	if err != nil {
 		return err
 	}
-	if _, err := apt.run(ctx, "apt-get", append([]string{"-q", "download", image}, packages...)...); err != nil {
+	// The kernel alone: what it depends on is for a machine that has to boot from disk.
+	if _, err := apt.run(ctx, "apt-get", "-q", "download", image); err != nil {
 		return err
 	}
-	debs, err := filepath.Glob(filepath.Join(apt.dir, "*.deb"))
-	if err != nil {
+	install := []string{"-q", "-y", "--download-only", "--no-install-recommends", "install"}
+	if _, err := apt.run(ctx, "apt-get", append(install, packages...)...); err != nil {
 		return err
+	}
+	var debs []string
+	for _, where := range []string{"*.deb", "cache/archives/*.deb"} {
+		found, err := filepath.Glob(filepath.Join(apt.dir, where))
+		if err != nil {
+			return err
+		}
+		debs = append(debs, found...)
 	}
 	tree := filepath.Join(work, "tree")
 	for _, deb := range debs {

@@ -30,14 +30,14 @@ var update = flag.Bool("update", false, "write the captured sysfs tree of packag
 // modules in an order in which QEMU 7.2 runs them all: it was seen to run stale
 // translations of the initialisation of overlay when autofs4 came right after.
 var modules = []string{
-	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "dcssblk", "autofs4",
+	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "dcssblk", "autofs4", "loop",
 }
 
 func TestSegments(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	dir := t.TempDir()
-	tree, err := guest.Fetch(ctx, "s390x", "linux-image-s390x", "busybox-static")
+	tree, err := guest.Fetch(ctx, "s390x", "linux-image-s390x", "busybox-static", "autofs", "mount")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -213,6 +213,9 @@ func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest
 	archive.Copy("/init", program, 0o755)
 	archive.Modules(tree, modules...)
 	archive.Tree("/content", content)
+	if err := archive.Demo(ctx, "s390x", tree, filepath.Join(content, "erofs"), dir); err != nil {
+		t.Fatal(err)
+	}
 	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {
 		archive.Dir(mount)
 	}

@@ -29,7 +29,7 @@ const deadline = 5 * time.Minute
 var modules = []string{
 	"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
 	"libnvdimm", "nd_btt", "nd_pmem", "nd_virtio", "virtio_pmem",
-	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay",
+	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "autofs4", "loop",
 }
 
 // captured is the part of sysfs that the tests of package pmem run on.
@@ -43,7 +43,7 @@ func TestPmem(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), deadline)
 	defer cancel()
 	dir := t.TempDir()
-	tree, err := guest.Fetch(ctx, "amd64", "linux-image-cloud-amd64", "busybox-static")
+	tree, err := guest.Fetch(ctx, "amd64", "linux-image-cloud-amd64", "busybox-static", "autofs", "mount")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,6 +269,9 @@ func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest
 	archive.Modules(tree, modules...)
 	archive.Tree("/content", content)
 	archive.File(layout.UUIDFile, 0o644, []byte(uuids.String()))
+	if err := archive.Demo(ctx, "amd64", tree, filepath.Join(content, "erofs"), dir); err != nil {
+		t.Fatal(err)
+	}
 	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {
 		archive.Dir(mount)
 	}

@@ -62,5 +62,6 @@ func run(r *report.Reporter) error {
 	g.modes()
 	g.killed()
 	g.mounts()
+	inside.CheckLevelfs(r, "tool", "1")
 	return nil
 }

@@ -62,5 +62,6 @@ func run(r *report.Reporter) error {
 		return fmt.Errorf("wait for the host: %w", err)
 	}
 	g.umounts()
+	inside.CheckLevelfs(r, "tool", "1")
 	return nil
 }
