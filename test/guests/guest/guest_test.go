@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -158,6 +159,22 @@ func TestVMFails(t *testing.T) {
 	if _, err := Start(t.Context(), Config{Program: "/nonexistent"}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no such program: %v", err)
 	}
+}
+
+// TestVMStop stops a guest that would run for ever.
+func TestVMStop(t *testing.T) {
+	vm, err := Start(t.Context(), Config{Program: program(t, "echo READY; exec sleep 1000\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := vm.Await("READY"); err != nil {
+		t.Fatal(err)
+	}
+	vm.Stop()
+	if err := syscall.Kill(vm.PID(), 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("process %d is there: %v", vm.PID(), err)
+	}
+	vm.Stop()
 }
 
 // TestVMDeadline has a guest that would run for ever.

@@ -35,6 +35,7 @@ type VM struct {
 	stdin io.WriteCloser
 	lines chan string
 	pid   int
+	kill  context.CancelFunc
 	ended chan struct{}
 	err   error // valid after ended
 
@@ -46,8 +47,9 @@ type VM struct {
 }
 
 // Start starts QEMU. When ctx is done it is killed, and so it is when this process
-// ends.
+// ends. The caller calls Stop at last.
 func Start(ctx context.Context, c Config) (*VM, error) {
+	ctx, kill := context.WithCancel(ctx)
 	cmd := exec.CommandContext(ctx, c.Program, append([]string{
 		"-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot", "-nodefaults",
 		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.Append,
@@ -56,12 +58,13 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 	cmd.WaitDelay = 5 * time.Second
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
+		kill()
 		return nil, err
 	}
 	// A pipe of our own: Wait must not close it before all has been read.
 	r, w := io.Pipe()
 	cmd.Stdout, cmd.Stderr = w, w
-	vm := &VM{stdin: stdin, lines: make(chan string, 1024), ended: make(chan struct{})}
+	vm := &VM{stdin: stdin, kill: kill, lines: make(chan string, 1024), ended: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// Pdeathsig is sent when the thread that forked ends, so this one stays.
@@ -81,6 +84,7 @@ func Start(ctx context.Context, c Config) (*VM, error) {
 		close(vm.ended)
 	}()
 	if err := <-started; err != nil {
+		kill()
 		return nil, err
 	}
 	vm.pid = cmd.Process.Pid
@@ -119,8 +123,14 @@ func (vm *VM) take(line string) {
 // PID is the QEMU process's.
 func (vm *VM) PID() int { return vm.pid }
 
-// Lines are the lines of the console, until the guest is off. They have to be read.
-func (vm *VM) Lines() <-chan string { return vm.lines }
+// Stop kills QEMU, unless the guest is off already, and waits until it is gone.
+func (vm *VM) Stop() {
+	vm.kill()
+	for range vm.lines {
+		continue
+	}
+	<-vm.ended
+}
 
 // Send types a line on the console.
 func (vm *VM) Send(line string) error {

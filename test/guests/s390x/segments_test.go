@@ -78,6 +78,7 @@ func TestSegments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer vm.Stop()
 	ready, err := vm.Await("CP-READY ")
 	if err != nil {
 		t.Fatal(err)

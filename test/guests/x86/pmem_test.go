@@ -87,6 +87,7 @@ func TestPmem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer vm.Stop()
 	if _, err := vm.Await("MEASURE"); err != nil {
 		t.Fatal(err)
 	}
