@@ -333,7 +333,8 @@ func (l *lookup) callerTerms() []Term {
 	return terms
 }
 
-// caller puts an entry that callerTerms selected where it belongs.
+// caller puts an entry that callerTerms selected where it belongs. What a server has
+// sent unasked belongs nowhere.
 func (l *lookup) caller(f *found, e Entry) {
 	switch {
 	case e.Is(classNetgroup):
@@ -342,7 +343,7 @@ func (l *lookup) caller(f *found, e Entry) {
 		f.hosts = append(f.hosts, e)
 	case IsUser(e) && hasValue(e, "uid", l.query.User):
 		f.users = append(f.users, e)
-	default: // found by memberUid
+	case l.query.User != "": // found by memberUid
 		f.userGroups = append(f.userGroups, e)
 	}
 }

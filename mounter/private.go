@@ -17,7 +17,7 @@ import (
 
 // lockWait is how long to wait for another helper that mounts over the same
 // private layer or sets up a loop device: they need milliseconds.
-const lockWait = 10 * time.Second
+const lockWait = 30 * time.Second
 
 // lockPrivate makes the private layer's directory if it is not there and locks
 // it until the end of the execution.
@@ -42,23 +42,42 @@ func lockFile(ctx context.Context, path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		return waitForLock(ctx, f)
+	}
+	return nil, errors.Join(&fs.PathError{Op: "flock", Path: path, Err: err}, f.Close())
+}
+
+// waitForLock blocks in flock(2), since the kernel serves who waits there in turn:
+// of many who only tried again and again some would never get it. A wait that is
+// given up ends with the process, or with the lock, which is then let go at once.
+func waitForLock(ctx context.Context, f *os.File) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, lockWait)
 	defer cancel()
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	taken := make(chan error)
+	go func() {
+		err := error(unix.EINTR)
+		for errors.Is(err, unix.EINTR) {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		select {
+		case taken <- err:
+		case <-ctx.Done():
+			f.Close()
+		}
+	}()
+	select {
+	case err := <-taken:
 		if err == nil {
 			return f, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, &fs.PathError{Op: "flock", Path: path, Err: err}
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("lock %q is held by another process: %w", path, ctx.Err())
-		case <-time.After(2 * time.Millisecond):
-		}
+		return nil, errors.Join(&fs.PathError{Op: "flock", Path: f.Name(), Err: err}, f.Close())
+	case <-ctx.Done():
+		return nil, fmt.Errorf("lock %q is held by another process: %w", f.Name(), ctx.Err())
 	}
 }
 
