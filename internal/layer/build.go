@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +34,22 @@ type BuildOptions struct {
 	// with hard links counted once, and the last call has done equal to total.
 	// It is not called for a tree without file data.
 	Progress func(done, total int64)
+	// FSType is the file system, "erofs" or "ext4"; empty stands for erofs.
+	FSType string
+	// XIP has the finished image checked, before it gets its name: that it can be
+	// executed in place is then seen, and not assumed. If it cannot, the error is an
+	// *[UnfitError].
+	XIP bool
+	// MaxSize, if not 0, is how many bytes the image may have; if it has more, the
+	// error is a *[SizeError].
+	MaxSize int64
+}
+
+// A SizeError is an image that became too large.
+type SizeError struct{ Size, Max int64 }
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("the image has %d bytes, at most %d are wanted", e.Size, e.Max)
 }
 
 // Result describes the image that [Build] wrote.
@@ -41,17 +58,18 @@ type Result struct {
 	Digest string // "sha256:" and 64 hexadecimal digits, over all bytes of the image
 	Size   int64  // of the image in bytes, a multiple of 2 MiB
 	UUID   string // of the file system, in lower-case canonical form
-	FSType string // always "erofs"
+	FSType string // "erofs" or "ext4"
 	Files  int    // names in the tree that are not directories
 }
 
-// Build writes the tree below dir as an erofs image to the new file image.
+// Build writes the tree below dir as an image to the new file image.
 //
 // The image appears under its name only when it is complete and on disk, with
 // mode 0444. Build never replaces a file: if image exists the error wraps
 // [fs.ErrExist]. Otherwise errors name the path they are about and wrap
-// [ErrChanged], [ErrSocket], [ErrInside], the context's error, or what the
-// operating system said; then nothing is left behind.
+// [ErrChanged], [ErrSocket], [ErrInside], an *[UnfitError], a *[SizeError], the
+// context's error, or what the operating system said; then nothing is left behind,
+// nor if the process is killed, where the file system of the image has O_TMPFILE.
 func Build(ctx context.Context, dir, image string, o BuildOptions) (Result, error) {
 	if image == "" {
 		return Result{}, errors.New("build layer: empty image name")
@@ -64,6 +82,12 @@ func Build(ctx context.Context, dir, image string, o BuildOptions) (Result, erro
 }
 
 func build(ctx context.Context, dir, image string, o BuildOptions) (Result, error) {
+	if o.FSType == "" {
+		o.FSType = "erofs"
+	}
+	if o.FSType != "erofs" && o.FSType != "ext4" {
+		return Result{}, fmt.Errorf("file system %q: want erofs or ext4", o.FSType)
+	}
 	// Asked before the long work; publish decides without a race.
 	if _, err := os.Lstat(image); err == nil {
 		return Result{}, fs.ErrExist
@@ -84,25 +108,47 @@ func build(ctx context.Context, dir, image string, o BuildOptions) (Result, erro
 	}
 	defer tmp.discard()
 
-	w := &writer{ctx: ctx, f: tmp.f, tree: t, progress: o.Progress}
-	if err := w.write(); err != nil {
+	id, err := writeTree(ctx, tmp.f, t, o)
+	if err != nil {
 		return Result{}, err
 	}
-	digest, err := digestOf(ctx, tmp.f)
+	info, err := tmp.f.Stat()
 	if err != nil {
+		return Result{}, err
+	}
+	r := Result{Path: image, Size: info.Size(), UUID: id.String(), FSType: o.FSType, Files: t.names}
+	if o.MaxSize != 0 && r.Size > o.MaxSize {
+		return Result{}, &SizeError{Size: r.Size, Max: o.MaxSize}
+	}
+	if o.XIP {
+		report, err := checkXIP(tmp.f, r.Size)
+		if err != nil {
+			return Result{}, err
+		}
+		report.Image = image
+		if !report.Fit() {
+			return Result{}, &UnfitError{Report: report}
+		}
+	}
+	if r.Digest, err = digestOf(ctx, tmp.f); err != nil {
 		return Result{}, err
 	}
 	if err := tmp.publish(); err != nil {
 		return Result{}, err
 	}
-	return Result{
-		Path:   image,
-		Digest: digest,
-		Size:   int64(w.sb.blocks) * blockSize,
-		UUID:   w.sb.uuid.String(),
-		FSType: "erofs",
-		Files:  t.names,
-	}, nil
+	return r, nil
+}
+
+// writeTree writes the image and returns its file system's UUID.
+func writeTree(ctx context.Context, f *os.File, t *tree, o BuildOptions) (uuid.UUID, error) {
+	w := writer{ctx: ctx, f: f, tree: t, progress: o.Progress}
+	if o.FSType == "ext4" {
+		e := &ext4Writer{writer: w}
+		err := e.write()
+		return e.sb.uuid, err
+	}
+	err := w.write()
+	return w.sb.uuid, err
 }
 
 // digestOf reads all of f. A second pass is needed: the superblock at the start

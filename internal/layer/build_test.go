@@ -69,26 +69,31 @@ func TestResult(t *testing.T) {
 }
 
 func TestReproducible(t *testing.T) {
-	var last []byte
-	var uuid string
-	for i, name := range []string{"a", "somewhere/else"} {
-		dir := filepath.Join(t.TempDir(), name)
-		makeTree(t, dir, specsHere(), int64(i))
-		if i == 1 {
-			// Another link from outside the tree is not content.
-			if err := os.Link(filepath.Join(dir, "one"), filepath.Join(t.TempDir(), "one")); err != nil {
-				t.Fatal(err)
+	for _, fstype := range []string{"erofs", "ext4"} {
+		t.Run(fstype, func(t *testing.T) {
+			var last []byte
+			var uuid string
+			for i, name := range []string{"a", "somewhere/else"} {
+				dir := filepath.Join(t.TempDir(), name)
+				// Attributes are set, and files made, in another order.
+				makeTree(t, dir, specsHere(), int64(i))
+				if i == 1 {
+					// Another link from outside the tree is not content.
+					if err := os.Link(filepath.Join(dir, "one"), filepath.Join(t.TempDir(), "one")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r := builtAs(t, dir, fstype)
+				b, err := os.ReadFile(r.Path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if i > 0 && (!bytes.Equal(b, last) || r.UUID != uuid) {
+					t.Errorf("image of the same content differs: %s, %s", r.UUID, uuid)
+				}
+				last, uuid = b, r.UUID
 			}
-		}
-		r := built(t, dir)
-		b, err := os.ReadFile(r.Path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if i > 0 && (!bytes.Equal(b, last) || r.UUID != uuid) {
-			t.Errorf("image of the same content differs: %s, %s", r.UUID, uuid)
-		}
-		last, uuid = b, r.UUID
+		})
 	}
 }
 
@@ -120,11 +125,13 @@ func TestUUIDFollowsContent(t *testing.T) {
 		f(s)
 		dir := t.TempDir()
 		makeTree(t, dir, s, 0)
-		r := built(t, dir)
-		if other, ok := seen[r.UUID]; ok {
-			t.Errorf("%s and %s: same UUID", name, other)
+		for _, fstype := range []string{"erofs", "ext4"} {
+			r := builtAs(t, dir, fstype)
+			if other, ok := seen[r.UUID]; ok {
+				t.Errorf("%s of %s and %s: same UUID", fstype, name, other)
+			}
+			seen[r.UUID] = fstype + " of " + name
 		}
-		seen[r.UUID] = name
 	}
 }
 

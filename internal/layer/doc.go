@@ -1,7 +1,8 @@
-// Package layer builds a layer: one read-only erofs image of a directory tree,
-// named by its digest and laid out for execution in place.
+// Package layer builds a layer: one read-only image of a directory tree, erofs or
+// ext4, named by its digest and laid out for execution in place; and it tells of any
+// image whether it can be executed in place ([CheckXIP]).
 //
-// [Build] needs no external tool and no privilege beyond reading the tree. The
+// [Build] needs no external tool and no privilege beyond reading the tree. An erofs
 // image has 4096-byte blocks, is not compressed, and is a multiple of 2 MiB
 // long. Every regular file lies block-aligned and in one piece (layout
 // FLAT_PLAIN), because that is the only layout for which every kernel with
@@ -26,7 +27,23 @@
 // xattrs and directories (erofs.go, dirent.go). go-erofs is the independent
 // reader in the tests, beside the kernel and fsck.erofs.
 //
-// # How the image is laid out
+// # Why not mkfs.ext4 -d
+//
+// ext4 is for kernels or hypervisor documentation that know execution in place from
+// ext2 and ext4 only. e2fsprogs 1.47.0 fills a new file system from a directory, but
+// the image is not the tree: the root's mode, owner and attributes are lost, times
+// have no nanoseconds and are wrong from 2038 on, there is a lost+found. And equal
+// trees give different bytes: each inode's change time and the order of its
+// attributes are those of the source. Mending that takes a reader and a writer of all
+// the structures that are written here (ext4.go, ext4_xattr.go, ext4_writer.go).
+// tar2ext4 of hcsshim has the same lost+found, an order of attributes that the kernel's
+// lookup does not expect, and brings in a tracing framework. e2fsck and the
+// kernel read the images in the tests. They have no journal, no checksums of metadata
+// and no directory indices, and the read-only feature: nobody mounts them writable.
+// Each file is one run of blocks. Names in a directory are searched from its start:
+// where directories have tens of thousands of names, erofs is quicker.
+//
+// # How an erofs image is laid out
 //
 //	block 0         1024 zero bytes, superblock, zeros
 //	block 1 ...     file data, each distinct content once; files of 2 MiB and

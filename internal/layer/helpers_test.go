@@ -214,10 +214,16 @@ func makeTree(t testing.TB, dir string, specs []spec, seed int64) {
 	}
 }
 
-// built makes an image of dir in a new directory.
+// built makes an erofs image of dir in a new directory.
 func built(t testing.TB, dir string) Result {
 	t.Helper()
-	r, err := Build(context.Background(), dir, filepath.Join(t.TempDir(), "image.erofs"), BuildOptions{})
+	return builtAs(t, dir, "erofs")
+}
+
+// builtAs makes an image of dir in a new directory, and checks it.
+func builtAs(t testing.TB, dir, fstype string) Result {
+	t.Helper()
+	r, err := Build(context.Background(), dir, filepath.Join(t.TempDir(), "image."+fstype), BuildOptions{FSType: fstype, XIP: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,7 +270,11 @@ func files(t *testing.T, dir string) map[string]file {
 				return err
 			}
 		}
-		b, err := readXattrs(p, true)
+		attrs, err := readXattrs(p, true)
+		if err != nil {
+			return err
+		}
+		b, err := encodeXattrs(attrs)
 		if err != nil {
 			return err
 		}

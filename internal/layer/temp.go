@@ -10,20 +10,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// temp is a file beside the image that becomes the image, or nothing. The usual
-// libraries for atomic files replace what is there; a layer must not.
+// temp is a file that becomes the image, or nothing. The usual libraries for atomic
+// files replace what is there; a layer must not.
 type temp struct {
 	f     *os.File
+	name  string // "" while it has none: the kernel then removes it with the process
 	image string
 	done  bool
 }
 
 func newTemp(image string) (*temp, error) {
-	f, err := os.CreateTemp(filepath.Dir(image), ".levelfs-layer-*")
+	dir := filepath.Dir(image)
+	fd, err := unix.Open(dir, unix.O_RDWR|unix.O_TMPFILE|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		return &temp{f: os.NewFile(uintptr(fd), image), image: image}, nil
+	}
+	// Not every file system can; those of old NFS servers, for one.
+	f, err := os.CreateTemp(dir, ".levelfs-layer-*")
 	if err != nil {
 		return nil, err
 	}
-	return &temp{f: f, image: image}, nil
+	return &temp{f: f, name: f.Name(), image: image}, nil
 }
 
 // publish gives the file its mode and its name once it is on disk. The error
@@ -35,7 +42,7 @@ func (t *temp) publish() error {
 	if err := t.f.Sync(); err != nil {
 		return err
 	}
-	if err := renameNew(t.f.Name(), t.image); err != nil {
+	if err := t.link(); err != nil {
 		return err
 	}
 	t.done = true
@@ -45,11 +52,27 @@ func (t *temp) publish() error {
 	return nil
 }
 
+func (t *temp) link() error {
+	if t.name != "" {
+		return renameNew(t.name, t.image)
+	}
+	// By way of /proc, as linking a descriptor itself (AT_EMPTY_PATH) takes a
+	// capability: open(2), O_TMPFILE.
+	from := fmt.Sprintf("/proc/self/fd/%d", t.f.Fd())
+	if err := unix.Linkat(unix.AT_FDCWD, from, unix.AT_FDCWD, t.image, unix.AT_SYMLINK_FOLLOW); err != nil {
+		return &os.LinkError{Op: "link", Old: from, New: t.image, Err: err}
+	}
+	return nil
+}
+
 // discard removes the file unless it was published.
 func (t *temp) discard() {
-	if !t.done {
-		t.f.Close()
-		os.Remove(t.f.Name())
+	if t.done {
+		return
+	}
+	t.f.Close()
+	if t.name != "" {
+		os.Remove(t.name)
 	}
 }
 

@@ -36,7 +36,8 @@ type node struct {
 	mtimeNs  uint32
 	rdev     uint32   // encoded as on disk
 	size     int64    // of the data: file content, link target, directory blocks
-	xattrs   []byte   // encoded as on disk, nil if there are none
+	attrs    []xattr  // extended attributes, sorted
+	xattrs   []byte   // the same as they follow an erofs inode, nil if there are none
 	target   string   // symbolic link
 	entries  []dirent // directory, sorted, with "." and ".."
 	place    place
@@ -213,7 +214,10 @@ func (s *scanner) node(rel string, st *unix.Stat_t) (*node, error) {
 		return nil, fmt.Errorf("%q: unknown file type %#o", path, n.mode&unix.S_IFMT)
 	}
 	var err error
-	if n.xattrs, err = readXattrs(path, rel != ""); err != nil {
+	if n.attrs, err = readXattrs(path, rel != ""); err == nil {
+		n.xattrs, err = encodeXattrs(n.attrs)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%q: %w", path, err)
 	}
 	if len(s.nodes) == math.MaxUint32 {

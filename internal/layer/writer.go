@@ -123,26 +123,13 @@ func (w *writer) writeFiles() error {
 
 // writeFile stores the data of one regular file, or finds them stored.
 func (w *writer) writeFile(n *node) error {
-	path := w.tree.abs(n.path)
-	// O_NONBLOCK: should a fifo have taken the file's place, do not wait for it.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := unchanged(f, n); err != nil {
-		return fmt.Errorf("%q: %w", path, err)
-	}
 	start := w.next
 	if start+blocksOf(n.size) > math.MaxUint32 {
-		return fmt.Errorf("%q: the image would be larger than erofs allows", path)
+		return fmt.Errorf("%q: the image would be larger than erofs allows", w.tree.abs(n.path))
 	}
-	sum, err := w.copyData(f, n.size)
-	if err == nil {
-		err = unchanged(f, n)
-	}
+	sum, err := w.copyFile(n)
 	if err != nil {
-		return fmt.Errorf("%q: %w", path, err)
+		return err
 	}
 	key := content{sum, n.size}
 	if blk, ok := w.stored[key]; ok {
@@ -155,6 +142,28 @@ func (w *writer) writeFile(n *node) error {
 	w.stored[key] = n.place.blk
 	w.id.Write(binary.LittleEndian.AppendUint32(sum[:], n.place.blk))
 	return nil
+}
+
+// copyFile copies the data of one regular file to the next blocks and returns their
+// hash.
+func (w *writer) copyFile(n *node) (sum [sha256.Size]byte, err error) {
+	path := w.tree.abs(n.path)
+	// O_NONBLOCK: should a fifo have taken the file's place, do not wait for it.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return sum, err
+	}
+	defer f.Close()
+	if err := unchanged(f, n); err != nil {
+		return sum, fmt.Errorf("%q: %w", path, err)
+	}
+	if sum, err = w.copyData(f, n.size); err == nil {
+		err = unchanged(f, n)
+	}
+	if err != nil {
+		return sum, fmt.Errorf("%q: %w", path, err)
+	}
+	return sum, nil
 }
 
 // copyData copies size bytes from f to the next blocks and returns their hash.

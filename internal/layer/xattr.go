@@ -12,8 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// xattrPrefixes are the namespaces that erofs can store, each as a number before
-// the rest of the name (fs/erofs/erofs_fs.h, EROFS_XATTR_INDEX_*).
+// xattrPrefixes are the namespaces that an image can store, each as a number before
+// the rest of the name: erofs took its numbers from ext4 (fs/erofs/erofs_fs.h,
+// EROFS_XATTR_INDEX_*).
 var xattrPrefixes = [...]struct {
 	prefix string
 	whole  bool // the prefix is the whole name
@@ -52,9 +53,9 @@ type xattr struct {
 	value []byte
 }
 
-// readXattrs returns the extended attributes of path as they follow its inode in
-// the image, or nil. Unless nofollow, path may be a symbolic link to the file.
-func readXattrs(path string, nofollow bool) ([]byte, error) {
+// readXattrs returns the extended attributes of path, by namespace and name. Unless
+// nofollow, path may be a symbolic link to the file.
+func readXattrs(path string, nofollow bool) ([]xattr, error) {
 	list, get := unix.Listxattr, unix.Getxattr
 	if nofollow {
 		list, get = unix.Llistxattr, unix.Lgetxattr
@@ -83,11 +84,15 @@ func readXattrs(path string, nofollow bool) ([]byte, error) {
 			return nil, fmt.Errorf("read extended attribute %q: %w", name, err)
 		}
 		if len(a.value) > math.MaxUint16 {
-			return nil, fmt.Errorf("extended attribute %q is %d bytes long, erofs has at most %d", name, len(a.value), math.MaxUint16)
+			return nil, fmt.Errorf("extended attribute %q is %d bytes long, an image has at most %d", name, len(a.value), math.MaxUint16)
 		}
 		attrs = append(attrs, a)
 	}
-	return encodeXattrs(attrs)
+	sort.Slice(attrs, func(i, j int) bool {
+		a, b := attrs[i], attrs[j]
+		return a.index < b.index || a.index == b.index && a.name < b.name
+	})
+	return attrs, nil
 }
 
 func splitXattr(name string) (xattr, error) {
@@ -97,19 +102,15 @@ func splitXattr(name string) (xattr, error) {
 			return xattr{index: p.index, name: rest}, nil
 		}
 	}
-	return xattr{}, fmt.Errorf("extended attribute %q: erofs has no such namespace", name)
+	return xattr{}, fmt.Errorf("extended attribute %q: an image has no such namespace", name)
 }
 
-// encodeXattrs gives the body that follows an inode: a header and the entries,
-// sorted, each padded to 4 bytes. All integers on disk are little endian.
+// encodeXattrs gives the body that follows an erofs inode: a header and the entries,
+// each padded to 4 bytes. All integers on disk are little endian.
 func encodeXattrs(attrs []xattr) ([]byte, error) {
 	if len(attrs) == 0 {
 		return nil, nil
 	}
-	sort.Slice(attrs, func(i, j int) bool {
-		a, b := attrs[i], attrs[j]
-		return a.index < b.index || a.index == b.index && a.name < b.name
-	})
 	// The header stays zero: no name filter (feature not set), none shared.
 	out := make([]byte, xattrBodyHeader)
 	for _, a := range attrs {
