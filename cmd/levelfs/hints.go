@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/levelfs/levelfs/internal/account"
+	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
@@ -28,6 +30,8 @@ func hintFor(err error) string {
 		secret    *ldapsource.SecretError
 		referral  *ldapsource.ReferralError
 		account   *account.UnknownError
+		unfit     *layer.UnfitError
+		full      *segment.FullError
 	)
 	switch {
 	case errors.As(err, &noLevel):
@@ -60,8 +64,40 @@ func hintFor(err error) string {
 		return "copy the image there, or add its directory to levelfs.toml"
 	case errors.As(err, &account):
 		return "see what this machine knows of the user: getent passwd " + account.User
+	case errors.As(err, &unfit):
+		return "make an image that can: levelfs layer build --xip DIR -o IMAGE"
+	case errors.As(err, &full):
+		return "give a larger --range, retire levels that nobody runs, or let layers share addresses: --reuse"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
+	}
+	return ""
+}
+
+// xipHint is what to do about one reason why an image cannot be executed in place.
+func xipHint(fstype string, kind layer.ProblemKind) string {
+	switch kind {
+	case layer.NeverXIP:
+		return "make it erofs or ext4: levelfs layer build --xip"
+	case layer.BadSize:
+		return "append zeros: truncate -s %2M IMAGE (its digest changes with it)"
+	case layer.Truncated:
+		return "the copy is torn: copy the image again"
+	case layer.BadBlocks:
+		return "make it with blocks of 4096 bytes: mkfs." + fstype + " -b 4096"
+	case layer.InlineTails:
+		if fstype == "erofs" {
+			return "make it without inline tails: mkfs.erofs -Enoinline_data"
+		}
+		return "make it without the feature: mkfs.ext4 -O ^inline_data"
+	case layer.Compressed:
+		return "make it without compression: leave out -z"
+	case layer.MoreDevices:
+		return "make it one image: leave out --blobdev"
+	case layer.Journal:
+		return "mount and unmount it once writable, or make it without a journal: mkfs.ext4 -O ^has_journal"
+	case layer.Encrypted:
+		return "store the files without encryption and fs-verity: the digest of the layer protects them"
 	}
 	return ""
 }

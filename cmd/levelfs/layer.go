@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -11,22 +12,24 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/internal/segment"
 )
 
 func newLayer(log *logrus.Logger) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "layer",
-		Short: "Make layers",
+		Short: "Make and check layers",
 		Args:  cobra.NoArgs,
 		RunE:  needsVerb,
 	}
-	cmd.AddCommand(newLayerBuild(log))
+	cmd.AddCommand(newLayerBuild(log), newLayerCheck())
 	return cmd
 }
 
 type layerBuildOptions struct {
-	output, name, base string
-	json               bool
+	output, fstype string
+	entry          layer.Entry
+	xip, json      bool
 }
 
 func newLayerBuild(log *logrus.Logger) *cobra.Command {
@@ -34,28 +37,38 @@ func newLayerBuild(log *logrus.Logger) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "build DIR -o IMAGE",
 		Short: "Make a layer image of a directory",
-		Long: `Make an erofs image of a directory, and print the layer's inventory entry (LDIF) on
-standard output.
+		Long: `Make an erofs or ext4 image of a directory, and print the layer's inventory entry
+(LDIF) on standard output.
 
 The image is reproducible: the same files, owners, modes and times give the same
-bytes. It is fit for execute-in-place: 4 KiB blocks, nothing compressed, no data
-in inode tails, a multiple of 2 MiB in size. Its file system UUID is derived from
-its content. An existing image is never overwritten: a level is immutable.
+bytes. It is made fit for execute-in-place: 4 KiB blocks, nothing compressed, no
+data in inodes, no journal, a multiple of 2 MiB in size. With --xip that is checked
+on the finished image, as "levelfs layer check" does. Its file system UUID is derived
+from its content. An existing image is never overwritten: a level is immutable.
+
+One z/VM segment holds at most 2046 MiB; a larger layer needs several, which are
+named A:B.
 
 EXIT STATUS
   0   done
   1   failed; no image was left
   64  the command line was wrong`,
 		Example: `  levelfs layer build /srv/build/emacs-29.4 -o /var/lib/levelfs/images/emacs-29.4.erofs \
-      --base ou=software,dc=example,dc=org >> emacs.ldif`,
+      --base ou=software,dc=example,dc=org >> emacs.ldif
+  levelfs layer build /srv/build/emacs-29.4 -o emacs-29.4.ext4 --fs ext4 --xip \
+      --segment EMACS294 --arch s390x`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runLayerBuild(cmd, args[0], o, log)
 		},
 	}
 	cmd.Flags().StringVarP(&o.output, "output", "o", "", "the image to write")
-	cmd.Flags().StringVar(&o.name, "name", "", "the layer's name (default: the image's, without its suffix)")
-	cmd.Flags().StringVar(&o.base, "base", "dc=example,dc=org", "the DN below which the entry goes, in ou=layers")
+	cmd.Flags().StringVar(&o.fstype, "fs", "erofs", "the file system: erofs or ext4")
+	cmd.Flags().BoolVar(&o.xip, "xip", false, "check that the image can be executed in place")
+	cmd.Flags().StringVar(&o.entry.Name, "name", "", "the layer's name (default: the image's, without its suffix)")
+	cmd.Flags().StringVar(&o.entry.Base, "base", "dc=example,dc=org", "the DN below which the entry goes, in ou=layers")
+	cmd.Flags().StringVar(&o.entry.Segment, "segment", "", "the z/VM segment for it, NAME or NAME:NAME…")
+	cmd.Flags().StringSliceVar(&o.entry.Arch, "arch", nil, "the architectures that it is for, as uname -m prints them")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON instead of LDIF")
 	return cmd
 }
@@ -64,14 +77,28 @@ func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *log
 	if o.output == "" {
 		return &usageError{"levelfs layer build needs -o IMAGE"}
 	}
-	if o.name == "" {
-		o.name = strings.TrimSuffix(filepath.Base(o.output), filepath.Ext(o.output))
+	if o.fstype != "erofs" && o.fstype != "ext4" {
+		return &usageError{fmt.Sprintf("--fs %q: want erofs or ext4", o.fstype)}
+	}
+	if o.entry.Name == "" {
+		o.entry.Name = strings.TrimSuffix(filepath.Base(o.output), filepath.Ext(o.output))
 	}
 	// Asked for first: a name that cannot be used shall not cost a build.
-	if err := layer.CheckEntry(o.name, o.base, o.output); err != nil {
+	if err := o.entry.Check(o.output); err != nil {
 		return err
 	}
-	result, err := buildWithProgress(cmd.Context(), cmd, dir, o.output)
+	options := layer.BuildOptions{FSType: o.fstype, XIP: o.xip}
+	segments := 0
+	if o.entry.Segment != "" {
+		segments = strings.Count(o.entry.Segment, ":") + 1
+		options.MaxSize = int64(segments) * segment.MaxBytes
+	}
+	result, err := buildWithProgress(cmd.Context(), cmd, dir, o.output, options)
+	var large *layer.SizeError
+	if errors.As(err, &large) {
+		return fmt.Errorf("%w: a segment holds %d MiB, so that %d are needed, and --segment names %d",
+			err, segment.MaxBytes>>20, segment.Parts(large.Size), segments)
+	}
 	if err != nil {
 		return err
 	}
@@ -79,7 +106,7 @@ func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *log
 	if o.json {
 		return writeJSON(cmd.OutOrStdout(), result)
 	}
-	entry, err := result.LDIF(o.name, o.base)
+	entry, err := result.LDIF(o.entry)
 	if err != nil {
 		return err
 	}
@@ -88,8 +115,7 @@ func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *log
 }
 
 // buildWithProgress shows a bar where standard error is a terminal.
-func buildWithProgress(ctx context.Context, cmd *cobra.Command, dir, image string) (layer.Result, error) {
-	var options layer.BuildOptions
+func buildWithProgress(ctx context.Context, cmd *cobra.Command, dir, image string, options layer.BuildOptions) (layer.Result, error) {
 	if isTerminal(cmd.ErrOrStderr()) {
 		var bar *progressbar.ProgressBar
 		options.Progress = func(done, total int64) {
@@ -104,4 +130,66 @@ func buildWithProgress(ctx context.Context, cmd *cobra.Command, dir, image strin
 		}
 	}
 	return layer.Build(ctx, dir, image, options)
+}
+
+func newLayerCheck() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "check IMAGE",
+		Short: "Say whether an image can be executed in place",
+		Long: `Look into an image, made by whatever tool, and say whether the kernel can map its
+files from shared memory (DAX) instead of copying them into each guest; and if
+not, why, and what to do. A file system mounts all the same where it cannot: erofs
+does not even say so.
+
+EXIT STATUS
+  0   it can
+  1   it cannot, or it is not known
+  64  the command line was wrong`,
+		Example: `  levelfs layer check /var/lib/levelfs/images/emacs-29.4.erofs`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runLayerCheck(cmd, args[0], asJSON)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// A checkReport is what layer check prints.
+type checkReport struct {
+	layer.Report
+	Fit bool `json:"fit"`
+}
+
+func runLayerCheck(cmd *cobra.Command, image string, asJSON bool) error {
+	r, err := layer.CheckXIP(image)
+	if err != nil {
+		return err
+	}
+	if r.Problems == nil {
+		r.Problems = []layer.Problem{} // an empty list, and not null, for programs
+	}
+	out := cmd.OutOrStdout()
+	if asJSON {
+		err = writeJSON(out, checkReport{r, r.Fit()})
+	} else {
+		_, err = fmt.Fprint(out, checkText(r))
+	}
+	if !r.Fit() {
+		err = errors.Join(&layer.UnfitError{Report: r}, err)
+	}
+	return err
+}
+
+func checkText(r layer.Report) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s, %s, %d files with data\n", r.Image, r.FSType, byteCount(r.Size), r.Files)
+	if r.Fit() {
+		b.WriteString("  can be executed in place\n")
+	}
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "  %s\n      %s\n", p.Text, xipHint(r.FSType, p.Kind))
+	}
+	return b.String()
 }

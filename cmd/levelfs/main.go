@@ -57,7 +57,7 @@ EXIT STATUS
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log))
+	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log))
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {

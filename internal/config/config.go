@@ -49,6 +49,9 @@ type Config struct {
 	Maps map[string]Map `toml:"maps"`
 	// CacheSize is how much the cache may hold. Default: 16 MiB.
 	CacheSize Size `toml:"cache-size"`
+	// SegmentRange is where segments are planned, BEGIN-END in pages as DEFSEG takes
+	// them. Empty: the planner's own default. It is read by those who plan.
+	SegmentRange string `toml:"segment-range"`
 	// Sources are the inventories, in order: an earlier one goes before a later
 	// one at the same rank.
 	Sources []Source `toml:"source"`

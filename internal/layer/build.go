@@ -143,7 +143,7 @@ func build(ctx context.Context, dir, image string, o BuildOptions) (Result, erro
 func writeTree(ctx context.Context, f *os.File, t *tree, o BuildOptions) (uuid.UUID, error) {
 	w := writer{ctx: ctx, f: f, tree: t, progress: o.Progress}
 	if o.FSType == "ext4" {
-		e := &ext4Writer{writer: w}
+		e := &ext4Writer{writer: w, max: o.MaxSize}
 		err := e.write()
 		return e.sb.uuid, err
 	}

@@ -21,6 +21,7 @@ type ext4Writer struct {
 	others   int64        // blocks of attributes, extents, directories and links
 	files    []*ext4Inode // with data, in the order of their places
 	blocks   int64        // of the image
+	max      int64        // bytes that it may have, or 0
 }
 
 func (w *ext4Writer) write() error {
@@ -39,6 +40,9 @@ func (w *ext4Writer) write() error {
 	}
 	if err := w.lay(); err != nil {
 		return err
+	}
+	if size := w.blocks * blockSize; w.max != 0 && size > w.max {
+		return &SizeError{Size: size, Max: w.max} // before the long work
 	}
 	for _, i := range w.files {
 		w.next = i.start

@@ -11,56 +11,88 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 
+	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
-// CheckEntry reports whether an inventory entry can be made of a layer with this
-// name, below this base, in an image file of this name, so that it is known
-// before a build. The name must match ^[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}$, the
-// image's last element ^[A-Za-z0-9._+@~-]+$ (no inventory accepts another), and
-// base must be a distinguished name (RFC 4514) with at least one part.
-func CheckEntry(name, base, image string) error {
-	if !ldapmap.ValidLayer(name) {
-		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + ~ -", name)
+// An Entry is what the inventory says about a layer besides what [Build] found out.
+type Entry struct {
+	Name string // ^[A-Za-z0-9][A-Za-z0-9._+~-]{0,63}$
+	// Base is the distinguished name (RFC 4514), of at least one part, below which the
+	// entry goes, in ou=layers.
+	Base string
+	// Arch are the machine architectures that it is for, as uname -m prints them.
+	Arch []string
+	// Segment are the names of the z/VM segments that hold it, "A" or "A:B"; "": none.
+	// See [segment.ParseNames].
+	Segment string
+}
+
+// Check reports whether an inventory entry can be made for an image file of this name,
+// so that it is known before a build. The image's last element has to match
+// ^[A-Za-z0-9._+@~-]+$: no inventory accepts another.
+func (e Entry) Check(image string) error {
+	if !ldapmap.ValidLayer(e.Name) {
+		return fmt.Errorf("layer name %q: want a letter or digit, then up to 63 of letters, digits and . _ + ~ -", e.Name)
 	}
 	if file := filepath.Base(image); file == "." || file == ".." || file == "/" || !ldapmap.PlainPath(file) {
 		return fmt.Errorf("image name %q: want letters, digits and . _ + @ ~ -", file)
 	}
-	dn, err := ldap.ParseDN(base)
+	for _, arch := range e.Arch {
+		if strings.IndexFunc(arch, notArch) >= 0 || arch == "" {
+			return fmt.Errorf("architecture %q: want a name as uname -m prints it, such as s390x", arch)
+		}
+	}
+	if e.Segment != "" {
+		if _, err := segment.ParseNames(e.Segment); err != nil {
+			return err
+		}
+	}
+	dn, err := ldap.ParseDN(e.Base)
 	if err != nil {
-		return fmt.Errorf("base %q: %w", base, err)
+		return fmt.Errorf("base %q: %w", e.Base, err)
 	}
 	if len(dn.RDNs) == 0 {
 		return errors.New("base is empty")
 	}
-	if !utf8.ValidString(base) {
-		return fmt.Errorf("base %q: LDAP holds UTF-8 only", base)
+	if !utf8.ValidString(e.Base) {
+		return fmt.Errorf("base %q: LDAP holds UTF-8 only", e.Base)
 	}
 	return nil
 }
 
+func notArch(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_' }
+
 // LDIF gives the inventory's entry for the layer, objectClass levelfsLayer, as
 // LDIF content (RFC 2849): cn=NAME,ou=layers,BASE, ended by an empty line. It
-// fails where [CheckEntry] does.
-func (r Result) LDIF(name, base string) (string, error) {
-	if err := CheckEntry(name, base, r.Path); err != nil {
+// fails where [Entry.Check] does.
+func (r Result) LDIF(e Entry) (string, error) {
+	if err := e.Check(r.Path); err != nil {
 		return "", err
 	}
 	if r.Digest == "" || r.UUID == "" {
 		return "", errors.New("the result is not one of a finished build")
 	}
-	var b strings.Builder
-	for _, l := range [...]struct{ attr, value string }{
+	type line struct{ attr, value string }
+	lines := []line{
 		// Of the name's characters only + has a meaning in a DN.
-		{"dn", "cn=" + strings.ReplaceAll(name, "+", `\+`) + ",ou=layers," + base},
+		{"dn", "cn=" + strings.ReplaceAll(e.Name, "+", `\+`) + ",ou=layers," + e.Base},
 		{"objectClass", "levelfsLayer"},
-		{"cn", name},
+		{"cn", e.Name},
 		{"levelfsDigest", r.Digest},
 		{"levelfsSize", strconv.FormatInt(r.Size, 10)},
 		{"levelfsFSType", r.FSType},
 		{"levelfsUUID", r.UUID},
 		{"levelfsImage", filepath.Base(r.Path)},
-	} {
+	}
+	for _, arch := range e.Arch {
+		lines = append(lines, line{"levelfsArch", arch})
+	}
+	if e.Segment != "" {
+		lines = append(lines, line{"levelfsSegment", strings.ToUpper(e.Segment)})
+	}
+	var b strings.Builder
+	for _, l := range lines {
 		b.WriteString(l.attr)
 		if safeString(l.value) {
 			b.WriteString(": " + l.value + "\n")

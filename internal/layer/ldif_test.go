@@ -18,7 +18,7 @@ var sampleResult = Result{
 }
 
 func TestLDIF(t *testing.T) {
-	got, err := sampleResult.LDIF("emacs-29.4+x", "dc=example,dc=com")
+	got, err := sampleResult.LDIF(Entry{Name: "emacs-29.4+x", Base: "dc=example,dc=com", Arch: []string{"s390x"}, Segment: "emacs29a:EMACS29B"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,6 +30,8 @@ levelfsSize: 4194304
 levelfsFSType: erofs
 levelfsUUID: 6ba7b810-9dad-81d1-80b4-00c04fd430c8
 levelfsImage: emacs.erofs
+levelfsArch: s390x
+levelfsSegment: EMACS29A:EMACS29B
 
 `
 	if got != want {
@@ -53,8 +55,20 @@ func TestLDIFRefuses(t *testing.T) {
 	} {
 		r := sampleResult
 		r.Path = c.path
-		if got, err := r.LDIF(c.name, c.base); err == nil {
+		if got, err := r.LDIF(Entry{Name: c.name, Base: c.base}); err == nil {
 			t.Errorf("%+v: no error, got %q", c, got)
+		}
+	}
+}
+
+func TestEntryRefuses(t *testing.T) {
+	for _, e := range []Entry{
+		{Segment: "TOOLONGNAME"}, {Segment: "A:"}, {Segment: "A:A"}, {Segment: "A B"},
+		{Arch: []string{""}}, {Arch: []string{"S390X\n"}}, {Arch: []string{"s390x", "a,b"}},
+	} {
+		e.Name, e.Base = "a", "dc=x"
+		if err := e.Check("image"); err == nil {
+			t.Errorf("%+v: no error", e)
 		}
 	}
 }
@@ -69,7 +83,7 @@ func FuzzLDIF(f *testing.F) {
 		if image == "" || strings.Trim(image, "/") == "" {
 			return
 		}
-		text, err := r.LDIF(name, base)
+		text, err := r.LDIF(Entry{Name: name, Base: base})
 		if err != nil {
 			return
 		}
