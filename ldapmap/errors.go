@@ -60,6 +60,17 @@ func (e *LoopError) Error() string {
 	return fmt.Sprintf("profiles include each other in a loop: %s", strings.Join(e.Profiles, " -> "))
 }
 
+// A NestingError is profiles or netgroups that include each other deeper than a lookup
+// follows them.
+type NestingError struct {
+	What  string   // "profiles", "netgroups"
+	Names []string // those that were not asked for
+}
+
+func (e *NestingError) Error() string {
+	return fmt.Sprintf("%s include each other more than %d deep: %q", e.What, maxNesting, e.Names)
+}
+
 // An InvalidError is an attribute value that does not pass its whitelist.
 type InvalidError struct {
 	DN, Attr, Value string

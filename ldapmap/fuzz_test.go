@@ -136,6 +136,15 @@ func FuzzAssignments(f *testing.F) {
 	f.Add("levelfsAssignment: emacs=\x00levelfsAssignment: =emacs")
 	f.Fuzz(func(t *testing.T, text string) {
 		e := values(text)
+		all, invalid := e.Assignments()
+		if len(all)+len(invalid) != len(e.Attrs["levelfsassignment"])+len(e.Attrs["levelfsmandatory"]) {
+			t.Errorf("%d assignments and %d that are none", len(all), len(invalid))
+		}
+		for _, a := range all {
+			if !validComponent(a.Component) || !goodName.MatchString(a.Level) {
+				t.Errorf("assignment %q", a)
+			}
+		}
 		found, err := (&lookup{query: Query{Key: Key{Component: "emacs"}}}).assignments(e)
 		if err != nil {
 			return
@@ -150,8 +159,8 @@ func FuzzAssignments(f *testing.F) {
 			t.Errorf("%d assignments of %d", len(found), ours)
 		}
 		for _, a := range found {
-			if !goodName.MatchString(a.level) {
-				t.Errorf("level %q", a.level)
+			if !goodName.MatchString(a.Level) {
+				t.Errorf("level %q", a.Level)
 			}
 		}
 	})

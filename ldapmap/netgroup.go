@@ -2,7 +2,6 @@ package ldapmap
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -29,7 +28,7 @@ func (l *lookup) netgroups(ctx context.Context) error {
 			l.joinNetgroups()
 			return nil
 		case depth == maxNesting:
-			return fmt.Errorf("netgroups include each other more than %d deep: %q", maxNesting, names)
+			return &NestingError{What: "netgroups", Names: names}
 		}
 		if err := l.byName(ctx, classNetgroup, names, l.addNetgroup); err != nil {
 			return err

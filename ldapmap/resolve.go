@@ -57,7 +57,8 @@ type Rule struct {
 	Won       bool   `json:"won"`
 	Reason    string `json:"reason"` // why it won or lost
 
-	source int // index of the Source
+	source    int    // index of the Source
+	component string // which the level is of
 }
 
 func (r Rule) origin() string {
@@ -86,6 +87,12 @@ const (
 	RankHostGroup   = "host's group"
 	RankHostGrProf  = "host's group's profile"
 	RankDefault     = "component's default"
+)
+
+// Reasons of rules that lost to one of their own rank.
+const (
+	ReasonSame      = "says the same"
+	ReasonAmbiguous = "ambiguous"
 )
 
 func rankOf(name string) int {
@@ -290,7 +297,7 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 		levels = Test{Attr: "cn", Value: key.String()}
 	}
 	var terms []Term
-	if key.Component != "" { // of no component where it is about all of them: see Tree
+	if key.Component != "" { // of no component where it is about all of them: see Tree and Survey
 		terms = append(terms, Term{class(classComponent), anyOf("cn", key.Component)})
 	}
 	if withLevels {
@@ -492,7 +499,7 @@ func (l *lookup) includes(ctx context.Context) error {
 		case len(names) == 0:
 			return nil
 		case depth == maxNesting:
-			return fmt.Errorf("profiles include each other more than %d deep: %q", maxNesting, names)
+			return &NestingError{What: "profiles", Names: names}
 		}
 		err := l.byName(ctx, classProfile, names, func(f *found, e Entry) { f.profiles = append(f.profiles, e) })
 		if err != nil {
@@ -623,23 +630,11 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 		rule := Rule{Rank: RankKey, Level: l.query.Key.Level, Won: true, Reason: "the key names the level"}
 		return []Rule{rule}, rule, nil
 	}
+	if trail, err = l.said(); err != nil {
+		return trail, Rule{}, err
+	}
 	for i, f := range l.found {
 		name := l.sources[i].Name()
-		for _, who := range []struct {
-			entries           []Entry
-			direct, byProfile string
-		}{
-			{f.users, RankUser, RankUserProfile},
-			{f.userGroups, RankUserGroup, RankUserGrProf},
-			{f.hosts, RankHost, RankHostProfile},
-			{f.hostGroups, RankHostGroup, RankHostGrProf},
-		} {
-			rules, err := l.rules(i, who.entries, who.direct, who.byProfile)
-			if err != nil {
-				return trail, Rule{}, err
-			}
-			trail = append(trail, rules...)
-		}
 		if len(f.users) == 0 && l.query.User != "" {
 			trail = append(trail, Rule{Rank: RankUser, Source: name, source: i,
 				Reason: fmt.Sprintf("no entry for user %q", l.query.User)})
@@ -655,10 +650,36 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 			}
 		}
 	}
-	slices.SortStableFunc(trail, func(a, b Rule) int {
-		return cmp.Or(a.compare(b), cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
-	})
+	slices.SortStableFunc(trail, inOrder)
 	return judge(trail, c.Name, l.query)
+}
+
+// said are the rules of the caller's own entries and of its groups', in no particular
+// order.
+func (l *lookup) said() (rules []Rule, err error) {
+	for i, f := range l.found {
+		for _, who := range []struct {
+			entries           []Entry
+			direct, byProfile string
+		}{
+			{f.users, RankUser, RankUserProfile},
+			{f.userGroups, RankUserGroup, RankUserGrProf},
+			{f.hosts, RankHost, RankHostProfile},
+			{f.hostGroups, RankHostGroup, RankHostGrProf},
+		} {
+			says, err := l.rules(i, who.entries, who.direct, who.byProfile)
+			if err != nil {
+				return rules, err
+			}
+			rules = append(rules, says...)
+		}
+	}
+	return rules, nil
+}
+
+// inOrder is negative if a goes before b, and tells any two rules apart.
+func inOrder(a, b Rule) int {
+	return cmp.Or(a.compare(b), cmp.Compare(a.DN, b.DN), cmp.Compare(a.Level, b.Level))
 }
 
 // compare is negative if a goes before b.
@@ -698,9 +719,9 @@ func judge(trail []Rule, component string, q Query) ([]Rule, Rule, error) {
 		case r.source != trail[first].source:
 			r.Reason = "an earlier source answered at this rank"
 		case r.Level == trail[first].Level:
-			r.Reason = "says the same"
+			r.Reason = ReasonSame
 		default:
-			r.Reason = "ambiguous"
+			r.Reason = ReasonAmbiguous
 			if rival == nil {
 				rival = r
 			}
@@ -727,16 +748,16 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 			return nil, err
 		}
 		if len(own) == 0 {
-			own = []assignment{{}}
+			own = []Assignment{{}}
 		}
 		for _, a := range own {
 			r := rule
-			r.Rank, r.Level, r.Mandatory = direct, a.level, a.mandatory
+			r.Rank, r.component, r.Level, r.Mandatory = direct, a.Component, a.Level, a.Mandatory
 			rules = append(rules, r)
 		}
-		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, a assignment) {
+		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, a Assignment) {
 			r := rule
-			r.Rank, r.Level, r.Mandatory, r.Via = byProfile, a.level, a.mandatory, via
+			r.Rank, r.component, r.Level, r.Mandatory, r.Via = byProfile, a.Component, a.Level, a.Mandatory, via
 			rules = append(rules, r)
 		})
 		if err != nil {
@@ -749,7 +770,7 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 // walkProfiles calls say for each assignment of the component in the profiles
 // that e refers to, and in those that they include. A profile that is reached by
 // two ways speaks once.
-func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, a assignment)) error {
+func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, a Assignment)) error {
 	for _, name := range e.Attrs["levelfsprofileref"] {
 		if !validProfile(name) {
 			return e.invalid(attrProfileRef, name, "the name of a profile")
@@ -792,15 +813,15 @@ func (l *lookup) profile(name string) (Entry, bool) {
 	return Entry{}, false
 }
 
-// An assignment is one value that assigns a level of the component.
-type assignment struct {
-	level     string
-	mandatory bool
-}
-
-// assignments returns what the entry assigns to the component.
-func (l *lookup) assignments(e Entry) ([]assignment, error) {
-	var found []assignment
+// assignments returns what the entry assigns to the component, or, where the lookup is
+// about all components, everything that it assigns: what is no assignment is left out
+// then, as it would stand in the way of all of them.
+func (l *lookup) assignments(e Entry) ([]Assignment, error) {
+	if l.query.Key.Component == "" {
+		found, _ := e.Assignments()
+		return found, nil
+	}
+	var found []Assignment
 	for _, attr := range []string{attrMandatory, attrAssignment} {
 		for _, v := range e.Attrs[strings.ToLower(attr)] {
 			component, level, _ := strings.Cut(v, "=")
@@ -810,7 +831,7 @@ func (l *lookup) assignments(e Entry) ([]assignment, error) {
 			if !validLevel(level) {
 				return nil, e.invalid(attr, v, "COMPONENT=LEVEL")
 			}
-			found = append(found, assignment{level: level, mandatory: attr == attrMandatory})
+			found = append(found, Assignment{Component: component, Level: level, Mandatory: attr == attrMandatory})
 		}
 	}
 	return found, nil

@@ -43,16 +43,7 @@ func (r *Resolver) Tree(ctx context.Context, host, user string) (entries []TreeE
 		return nil, false, fmt.Errorf("invalid user name %q", user)
 	}
 	l := &lookup{query: Query{Host: host, User: user}, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool), nested: make(map[string]bool)}
-	if err := l.first(ctx, false); err != nil {
-		return nil, false, err
-	}
-	if err := l.second(ctx); err != nil {
-		return nil, false, err
-	}
-	if err := l.netgroups(ctx); err != nil {
-		return nil, false, err
-	}
-	if err := l.includes(ctx); err != nil {
+	if err := l.gather(ctx); err != nil {
 		return nil, false, err
 	}
 	for _, f := range l.found {

@@ -158,11 +158,7 @@ type Answer struct {
 // the user's own rules give, on whatever host: own is false if they give none, and the
 // user runs what the host runs.
 func (f *Fleet) Ask(ctx context.Context, c Caller, component string) (a Answer, own bool) {
-	r := ldapmap.Resolver{Now: func() time.Time { return f.now }}
-	for _, s := range f.sources {
-		r.Sources = append(r.Sources, s)
-	}
-	res, err := r.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: c.Host, User: c.User})
+	res, err := f.resolver().Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: c.Host, User: c.User})
 	a = Answer{Caller: c, Component: component, Err: err}
 	if err == nil {
 		a.Level = res.Level.Name

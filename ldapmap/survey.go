@@ -1,0 +1,85 @@
+package ldapmap
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// A Survey is what is decided for one caller about every component that its entries
+// speak of.
+type Survey struct {
+	Speakers []Speaker // the caller's own entries and its groups'
+	Verdicts []Verdict // by component
+}
+
+// A Speaker is an entry that speaks for a caller.
+type Speaker struct{ Source, DN string }
+
+// A Verdict is what is decided about one component.
+type Verdict struct {
+	Component string
+	Trail     []Rule // the rules that name a level, most specific first
+	Winner    Rule   // without Err
+	Err       error  // an *AmbiguousError
+}
+
+// Survey is Resolve for every component that an entry of the caller, of its groups or
+// of their profiles speaks of, up to the point where the level is known by name.
+// Neither components nor levels are looked at: a component's default is not among the
+// rules, and would be beaten by each of them. The Survey is returned even with an error,
+// as far as it got.
+func (r *Resolver) Survey(ctx context.Context, host, user string) (*Survey, error) {
+	l := &lookup{query: Query{Host: host, User: user}, found: make([]found, len(r.Sources)), sources: r.Sources,
+		asked: make(map[string]bool), nested: make(map[string]bool)}
+	s := new(Survey)
+	err := l.gather(ctx)
+	for i, f := range l.found {
+		for _, entries := range [][]Entry{f.users, f.userGroups, f.hosts, f.hostGroups} {
+			for _, e := range entries {
+				s.Speakers = append(s.Speakers, Speaker{Source: l.sources[i].Name(), DN: e.DN})
+			}
+		}
+	}
+	if err != nil {
+		return s, err
+	}
+	rules, err := l.said()
+	if err != nil {
+		return s, err
+	}
+	rules = slices.DeleteFunc(rules, func(r Rule) bool { return r.Level == "" })
+	slices.SortStableFunc(rules, func(a, b Rule) int {
+		return cmp.Or(cmp.Compare(a.component, b.component), inOrder(a, b))
+	})
+	for len(rules) > 0 {
+		n := slices.IndexFunc(rules, func(r Rule) bool { return r.component != rules[0].component })
+		if n < 0 {
+			n = len(rules)
+		}
+		v := Verdict{Component: rules[0].component}
+		v.Trail, v.Winner, v.Err = judge(rules[:n:n], v.Component, l.query)
+		s.Verdicts = append(s.Verdicts, v)
+		rules = rules[n:]
+	}
+	return s, nil
+}
+
+// gather asks for everything that speaks for the caller.
+func (l *lookup) gather(ctx context.Context) error {
+	if err := l.first(ctx, false); err != nil {
+		return err
+	}
+	if err := l.second(ctx); err != nil {
+		return err
+	}
+	if err := l.netgroups(ctx); err != nil {
+		return err
+	}
+	return l.includes(ctx)
+}
+
+// Usable returns an *UnusableError if a caller for whom the rule decided does not get
+// the level at that time.
+func (l Level) Usable(by Rule, now time.Time) error { return usable(l, by, now) }
