@@ -667,11 +667,9 @@ func (l *lookup) said() (rules []Rule, err error) {
 			{f.hosts, RankHost, RankHostProfile},
 			{f.hostGroups, RankHostGroup, RankHostGrProf},
 		} {
-			says, err := l.rules(i, who.entries, who.direct, who.byProfile)
-			if err != nil {
+			if rules, err = l.rules(rules, i, who.entries, who.direct, who.byProfile); err != nil {
 				return rules, err
 			}
-			rules = append(rules, says...)
 		}
 	}
 	return rules, nil
@@ -737,15 +735,14 @@ func judge(trail []Rule, component string, q Query) ([]Rule, Rule, error) {
 	return trail, trail[first], nil
 }
 
-// rules are what the entries say of the component, directly and through their
+// rules appends what the entries say of the component, directly and through their
 // profiles; an entry that says nothing gives one rule without a level.
-func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([]Rule, error) {
-	var rules []Rule
+func (l *lookup) rules(rules []Rule, source int, entries []Entry, direct, byProfile string) ([]Rule, error) {
 	for _, e := range entries {
 		rule := Rule{Source: l.sources[source].Name(), DN: e.DN, source: source}
 		own, err := l.assignments(e)
 		if err != nil {
-			return nil, err
+			return rules, err
 		}
 		if len(own) == 0 {
 			own = []Assignment{{}}
@@ -761,7 +758,7 @@ func (l *lookup) rules(source int, entries []Entry, direct, byProfile string) ([
 			rules = append(rules, r)
 		})
 		if err != nil {
-			return nil, err
+			return rules, err
 		}
 	}
 	return rules, nil

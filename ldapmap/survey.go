@@ -49,10 +49,7 @@ func (r *Resolver) Survey(ctx context.Context, host, user string) (*Survey, erro
 	if err != nil {
 		return s, err
 	}
-	rules = slices.DeleteFunc(rules, func(r Rule) bool { return r.Level == "" })
-	slices.SortStableFunc(rules, func(a, b Rule) int {
-		return cmp.Or(cmp.Compare(a.component, b.component), inOrder(a, b))
-	})
+	rules = byComponent(rules)
 	for len(rules) > 0 {
 		n := slices.IndexFunc(rules, func(r Rule) bool { return r.component != rules[0].component })
 		if n < 0 {
@@ -64,6 +61,28 @@ func (r *Resolver) Survey(ctx context.Context, host, user string) (*Survey, erro
 		rules = rules[n:]
 	}
 	return s, nil
+}
+
+// byComponent are the rules that name a level, those of each component in their order.
+// Places are sorted and not rules, which are large, and hundreds for each of many callers.
+func byComponent(rules []Rule) []Rule {
+	var order []int
+	for i, r := range rules {
+		if r.Level != "" {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(i, j int) int {
+		if c := cmp.Compare(rules[i].component, rules[j].component); c != 0 {
+			return c
+		}
+		return cmp.Or(inOrder(rules[i], rules[j]), cmp.Compare(i, j))
+	})
+	sorted := make([]Rule, len(order))
+	for to, from := range order {
+		sorted[to] = rules[from]
+	}
+	return sorted
 }
 
 // gather asks for everything that speaks for the caller.

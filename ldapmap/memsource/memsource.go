@@ -204,35 +204,46 @@ type index struct {
 // candidates are entries among which those that the term selects are: what the most
 // selective of its conditions leaves.
 func (x *index) candidates(t ldapmap.Term, all int) []int {
-	var best []int
-	known := false
+	var best [][]int
+	least := -1 // no condition is known
 	for _, c := range t {
-		if list, ok := x.condition(c); ok && (!known || len(list) < len(best)) {
-			best, known = list, true
+		lists, ok := x.condition(c)
+		if !ok {
+			continue
+		}
+		n := 0
+		for _, list := range lists {
+			n += len(list)
+		}
+		if least < 0 || n < least {
+			best, least = lists, n
 		}
 	}
-	if !known {
-		best = make([]int, all)
-		for i := range best {
-			best[i] = i
+	switch {
+	case least < 0:
+		entries := make([]int, all)
+		for i := range entries {
+			entries[i] = i
 		}
+		return entries
+	case len(best) == 1:
+		return best[0]
 	}
-	return best
+	return slices.Concat(best...)
 }
 
-// condition are the entries for which the condition holds, if the index can tell.
-func (x *index) condition(c ldapmap.Condition) ([]int, bool) {
-	var list []int
+// condition are lists of the entries for which one of the condition's tests passes, if
+// the index can tell. They are not put together: there are classes that all entries have.
+func (x *index) condition(c ldapmap.Condition) ([][]int, bool) {
+	var lists [][]int
 	for _, t := range c {
 		attr := strings.ToLower(t.Attr)
 		values, ok := x.values[attr]
 		switch {
 		case !ok:
 			return nil, false
-		case t.Op == ldapmap.Equal && len(c) == 1:
-			return values[fold(attr, t.Value)], true
 		case t.Op == ldapmap.Equal:
-			list = append(list, values[fold(attr, t.Value)]...)
+			lists = append(lists, values[fold(attr, t.Value)])
 		case t.Op == ldapmap.Prefix && attr == "cn":
 			prefix := fold(attr, t.Value)
 			from, _ := slices.BinarySearch(x.names, prefix)
@@ -240,13 +251,13 @@ func (x *index) condition(c ldapmap.Condition) ([]int, bool) {
 				if !strings.HasPrefix(name, prefix) {
 					break
 				}
-				list = append(list, values[name]...)
+				lists = append(lists, values[name])
 			}
 		default:
 			return nil, false
 		}
 	}
-	return list, true
+	return lists, true
 }
 
 // passes is the function of that name for entry i. A group can have ten thousand
