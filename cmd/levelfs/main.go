@@ -21,6 +21,8 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 64 // EX_USAGE of sysexits.h
+
+	exitUnchecked = 3 // of verbs that check: they could not
 )
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
@@ -57,11 +59,18 @@ EXIT STATUS
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log))
+	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint())
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK
+	}
+	failed := exitFailed
+	var check *checkError
+	if errors.As(err, &check) {
+		if failed = check.status; check.err == nil {
+			return failed
+		}
 	}
 	fmt.Fprintf(stderr, "levelfs: error: %v\n", err)
 	var usage *usageError
@@ -72,8 +81,24 @@ EXIT STATUS
 	if hint := hintFor(err); hint != "" && !errors.Is(err, context.Canceled) {
 		fmt.Fprintf(stderr, "levelfs: hint: %s\n", hint)
 	}
-	return exitFailed
+	return failed
 }
+
+// A checkError is the exit status of a verb that checks. What it has found is on
+// standard output by then, and there is nothing to be said about it on standard error.
+type checkError struct {
+	status int
+	err    error // why it could not check
+}
+
+func (e *checkError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("findings: exit status %d", e.status)
+	}
+	return e.err.Error()
+}
+
+func (e *checkError) Unwrap() error { return e.err }
 
 // A usageError is a command line that cobra lets through.
 type usageError struct{ text string }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/levelfs/levelfs/internal/testenv"
@@ -188,4 +190,47 @@ func BenchmarkWho(b *testing.B) {
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(f.Callers())), "µs/caller")
+}
+
+// TestSurvey: everybody is asked for once, also who is named by groups only.
+func TestSurvey(t *testing.T) {
+	f := load(t, small().LDIF()+people+`
+dn: cn=n,dc=example,dc=org
+objectClass: nisNetgroup
+objectClass: levelfsCaller
+cn: n
+nisNetgroupTriple: (lnx01,,)
+nisNetgroupTriple: (lnx02.example.org,,)
+nisNetgroupTriple: (lnx01.example.com,,)
+nisNetgroupTriple: (lnx09,,)
+nisNetgroupTriple: (LNX09,,)
+nisNetgroupTriple: (,ann,)
+nisNetgroupTriple: (lnx03,ann,)
+memberUid: eve
+levelfsAssignment: emacs=1
+`)
+	got := make([]string, 11)
+	var mu sync.Mutex
+	var last atomic.Int64
+	err := f.Survey(t.Context(), func(n int) { last.Store(int64(n)) }, func(s Surveyed) {
+		mu.Lock()
+		defer mu.Unlock()
+		if s.Err != nil {
+			t.Error(s.Err)
+		}
+		got[s.Index] = fmt.Sprintf("%s %s", s.Caller.Host, s.Caller.User)
+		for _, v := range s.Verdicts {
+			got[s.Index] += " " + v.Component + "=" + v.Winner.Level
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"lnx01.example.org  emacs=2", "lnx02  emacs=3", "lnx03  vi=1", "lnx04  emacs=", " ann emacs=3", " bob",
+		"lnx01.example.com  emacs=1", "lnx09  emacs=1", "lnx03 ann emacs=3 vi=1", " eve", ""}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) || last.Load() != 10 {
+		t.Errorf("%d\n got %q\nwant %q", last.Load(), got, want)
+	}
 }

@@ -19,7 +19,7 @@ func large(hosts int) string {
 	var b strings.Builder
 	assign := func(from, n, level int) {
 		for i := range n {
-			fmt.Fprintf(&b, "levelfsAssignment: c%d=%d\n", (from+i)%components, (level+i)%levels)
+			fmt.Fprintf(&b, "levelfsAssignment: c%d=%d\n", (from+i)%components, level%levels)
 		}
 	}
 	for c := range components {
@@ -40,7 +40,7 @@ func large(hosts int) string {
 	}
 	for p := range profiles {
 		fmt.Fprintf(&b, "dn: cn=p%d,ou=p,dc=x\nobjectClass: levelfsProfile\ncn: p%[1]d\nlevelfsProfileRef: base%d\n", p, p%bases)
-		assign(p*7+200, 50, p)
+		assign(p%bases*50+100+p*7%800, 50, p)
 		b.WriteString("\n")
 	}
 	members := make([][]string, groups)
