@@ -369,3 +369,21 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func FuzzParseRange(f *testing.F) {
+	for _, s := range []string{"SEG:20000-201FF", "a:0-0", "A:B:1-2", "SEG:2-1", "SEG:-", ":1-2", "SEG:1", "SEG:0x1-2", "SEG:1-FFFFFFFFFFF"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		r, ok := parseRange(s)
+		if !ok {
+			return
+		}
+		if r.name == "" || strings.Contains(r.name, ":") || r.begin < 0 || r.end < r.begin || r.end >= 1<<40 {
+			t.Errorf("%q: %+v", s, r)
+		}
+		if again, ok := parseRange(fmt.Sprintf("%s:%X-%X", r.name, r.begin, r.end)); !ok || again != r {
+			t.Errorf("%q: %+v, then %+v", s, r, again)
+		}
+	})
+}
