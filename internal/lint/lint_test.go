@@ -326,6 +326,20 @@ func faults() []fault {
 	}
 }
 
+// TestConfused: a lookup takes the profile that it met first, which is not the first
+// entry of that name. That there are two is found, and no other rule pays for it.
+func TestConfused(t *testing.T) {
+	got, findings := run(t, healthy()+
+		entryText("dn: cn=x1,dc=x", "cn: twin", "objectClass: levelfsProfile", "levelfsAssignment: emacs=1")+
+		entryText("dn: cn=x2,dc=x", "cn: twin", "objectClass: levelfsProfile", "levelfsAssignment: vi=1")+
+		entryText("dn: cn=v,dc=x", "objectClass: levelfsProfile", "levelfsProfileRef: twin", "levelfsAssignment: vi=2")+
+		caller("dn: cn=h3,ou=hosts,dc=x", "device", "levelfsProfileRef: v", "levelfsProfileRef: x2"))
+	want := []string{"LV102 cn=v,dc=x", "LV111 cn=x2,dc=x", "LV120 cn=v,dc=x"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q: %+v", got, want, findings)
+	}
+}
+
 // TestFaults makes one fault after the other. Whatever is found is wanted, so that each
 // also shows the silence of all other checks; and no code is without a fault.
 func TestFaults(t *testing.T) {

@@ -105,8 +105,10 @@ type fate struct {
 	reason  string
 }
 
-// statements lists everything that is stated.
+// statements lists everything that is stated. The first one is none: it stands for those
+// of profiles that are taken for another one of their name, which is a finding of its own.
 func (s *survey) statements() {
+	s.all = []fate{{reached: true}}
 	for _, e := range s.entries {
 		assignments, _ := e.Assignments()
 		for _, a := range assignments {
@@ -120,7 +122,7 @@ func (s *survey) statements() {
 }
 
 // of is the statement that the rule comes from: the entry's, or the last profile's on
-// the way.
+// the way. 0: it is not known.
 func (s *survey) of(component string, r ldapmap.Rule) int {
 	st := statement{r.Source, r.DN, ldapmap.Assignment{Component: component, Level: r.Level, Mandatory: r.Mandatory}}
 	if len(r.Via) > 0 {
@@ -128,6 +130,15 @@ func (s *survey) of(component string, r ldapmap.Rule) int {
 		st.source, st.dn = profile.source, profile.DN
 	}
 	return s.index[st]
+}
+
+// stated is the statement that the rule comes from, for a finding about it.
+func (s *survey) stated(component string, r ldapmap.Rule) fate {
+	if i := s.of(component, r); i > 0 {
+		return s.all[i]
+	}
+	a := ldapmap.Assignment{Component: component, Level: r.Level, Mandatory: r.Mandatory}
+	return fate{statement: statement{r.Source, r.DN, a}, about: entry{ldapmap.Entry{DN: r.DN}, r.Source}}
 }
 
 // decides reports whether the verdict is what the caller gets: a user whom no rule of
@@ -205,8 +216,8 @@ func (s *survey) verdict(c fleet.Surveyed, v ldapmap.Verdict, statements []int) 
 }
 
 func (s *survey) ambiguities() {
-	for pair, a := range s.ambiguous {
-		b := s.all[pair[1]]
+	for _, a := range s.ambiguous {
+		b := s.stated(a.err.Component, a.err.B)
 		s.add(finding.Ambiguous, b.about, fmt.Sprintf("%v; %s it", a.err, a.verb("does not get", "do not get")),
 			fmt.Sprintf("delete %q, or assign %s=LEVEL on a more specific entry", b.Attr()+": "+b.String(), b.Component))
 	}
@@ -249,7 +260,7 @@ func (s *survey) inUse() {
 		where, value := by.rule.DN, "levelfsDefault: "+u.level
 		who := "it is the component's default"
 		if u.rank != ldapmap.RankDefault {
-			st := s.all[s.of(u.component, by.rule)]
+			st := s.stated(u.component, by.rule)
 			where, value = st.dn, st.Attr()+": "+st.String()
 			who = fmt.Sprintf("%s it by the %s", by.verb("is assigned", "are assigned"), u.rank)
 		}
@@ -290,7 +301,7 @@ func (s *survey) unreached() {
 		if f.reached || f.beaten.n == 0 {
 			continue
 		}
-		by := s.all[s.of(f.Component, f.by)]
+		by := s.stated(f.Component, f.by)
 		s.add(finding.NeverDecides, f.about, fmt.Sprintf("%q decides for nobody: for %s %s: %q of %q in %s", f.Attr()+": "+f.String(),
 			f.beaten.first.Caller, f.reason, by.Attr()+": "+by.String(), by.dn, by.source),
 			fmt.Sprintf("delete %q", f.Attr()+": "+f.String()))
