@@ -26,11 +26,11 @@ func large(hosts int) string {
 		fmt.Fprintf(&b, "dn: cn=c%d,ou=c,dc=x\nobjectClass: levelfsComponent\ncn: c%[1]d\nlevelfsDefault: %d\nlevelfsMountPoint: /opt/c%[1]d\n\n", c, c%levels)
 		for v := range levels {
 			layer := ldapmap.Layer{Name: fmt.Sprintf("c%d-%d", c, v), FSType: "erofs", Digest: fmt.Sprintf("sha256:%064x", c*levels+v)}
-			begin := 0x100000 + (c*levels+v)*pagesPerDAX
+			begin := 0x100000 + (c*levels+v)*pagesPerUnit
 			fmt.Fprintf(&b, "dn: cn=c%d@%d,cn=c%[1]d,ou=c,dc=x\nobjectClass: levelfsLevel\ncn: c%[1]d@%[2]d\nlevelfsLayerRef: 0:%s\nlevelfsSeal: %s\n\n",
 				c, v, layer.Name, ldapmap.Seal(fmt.Sprintf("c%d@%d", c, v), []ldapmap.Layer{layer}))
 			fmt.Fprintf(&b, "dn: cn=%s,ou=l,dc=x\nobjectClass: levelfsLayer\ncn: %[1]s\nlevelfsFSType: erofs\nlevelfsDigest: %s\nlevelfsSegment: S%d\nlevelfsRange: S%[3]d:%X-%X\n\n",
-				layer.Name, layer.Digest, c*levels+v, begin, begin+pagesPerDAX-1)
+				layer.Name, layer.Digest, c*levels+v, begin, begin+pagesPerUnit-1)
 		}
 	}
 	for p := range bases {

@@ -4,37 +4,20 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/fleet"
+	"github.com/levelfs/levelfs/internal/segment"
 )
 
-// Sizes of z/VM: pages are what DEFSEG counts in, and two segments of one guest must not
-// have a megabyte in common. Linux maps devices for DAX in units of 2 MiB.
 const (
-	pageSize     = 4096
-	pagesPerMega = 256
-	pagesPerDAX  = 512
+	// Two segments of one guest must not have a megabyte in common.
+	pagesPerMega = 1 << 20 / segment.PageSize
+	// Linux maps devices for DAX in these units.
+	pagesPerUnit = segment.Unit / segment.PageSize
 )
-
-// A pageRange is one value of levelfsRange.
-type pageRange struct {
-	name       string // of the segment, in upper case
-	begin, end int64  // pages; the last one is part of it
-}
-
-// parseRange reads NAME:BEGIN-END.
-func parseRange(s string) (pageRange, bool) {
-	name, pages, named := strings.Cut(s, ":")
-	from, to, pair := strings.Cut(pages, "-")
-	begin, err1 := strconv.ParseUint(from, 16, 40)
-	end, err2 := strconv.ParseUint(to, 16, 40)
-	ok := named && pair && name != "" && err1 == nil && err2 == nil && begin <= end
-	return pageRange{strings.ToUpper(name), int64(begin), int64(end)}, ok
-}
 
 // segments checks the segments of layers: their names, and their places in the address
 // space, which all guests share out among the segments by hand.
@@ -61,8 +44,8 @@ func (l *linter) segments() {
 			}
 		}
 		for _, r := range ranges {
-			if holder[r.name].Name == y.Name { // two layers may share a segment, which is there once then
-				o.ranges = append(o.ranges, placed{r, y.Name, r.begin / pagesPerMega, r.end / pagesPerMega})
+			if holder[r.Name].Name == y.Name { // two layers may share a segment, which is there once then
+				o.ranges = append(o.ranges, placed{r, y.Name, r.Range.Begin / pagesPerMega, r.Range.End / pagesPerMega})
 			}
 		}
 	}
@@ -80,7 +63,7 @@ func (l *linter) loaders() {
 	touched := make(map[string][]int) // by segment
 	o.sweep(all, func(a, b int) {
 		for _, i := range []int{a, b} {
-			name := o.ranges[i].name
+			name := o.ranges[i].Name
 			if !slices.Contains(touched[name], i) {
 				touched[name] = append(touched[name], i)
 			}
@@ -88,15 +71,15 @@ func (l *linter) loaders() {
 		o.near = append(o.near, [2]int{a, b})
 	})
 	o.loads, o.defaults = make(map[string][]int), make(map[string][]int)
-	for name, v := range l.levels {
+	for level, v := range l.levels {
 		var loads []int
 		for _, y := range v.Layers {
-			for _, segment := range o.segments[y] {
-				loads = append(loads, touched[segment]...)
+			for _, name := range o.segments[y] {
+				loads = append(loads, touched[name]...)
 			}
 		}
 		if len(loads) > 0 {
-			o.loads[name] = loads
+			o.loads[level] = loads
 		}
 	}
 	for name, c := range l.components {
@@ -112,7 +95,7 @@ func (l *linter) loaders() {
 func (o *overlaps) sweep(ranges []int, hit func(a, b int)) {
 	furthest := -1
 	for _, i := range ranges {
-		if furthest >= 0 && o.ranges[i].from <= o.ranges[furthest].to && o.ranges[i].name != o.ranges[furthest].name {
+		if furthest >= 0 && o.ranges[i].from <= o.ranges[furthest].to && o.ranges[i].Name != o.ranges[furthest].Name {
 			hit(furthest, i)
 		}
 		if furthest < 0 || o.ranges[i].to > o.ranges[furthest].to {
@@ -157,9 +140,9 @@ func (l *linter) overlapping() {
 	o := l.overlaps
 	report := func(code finding.Code, pair [2]int, who string) {
 		a, b := o.ranges[pair[0]], o.ranges[pair[1]]
-		l.add(code, l.layers[b.layer].entry, fmt.Sprintf("segments %q (%X-%X) of layer %q and %q (%X-%X) of layer %q overlap%s",
-			a.name, a.begin, a.end, a.layer, b.name, b.begin, b.end, b.layer, who),
-			fmt.Sprintf("DEFSEG %s at other pages, and correct its levelfsRange", b.name))
+		l.add(code, l.layers[b.layer].entry, fmt.Sprintf("segments %q (%s) of layer %q and %q (%s) of layer %q overlap%s",
+			a.Name, a.Range, a.layer, b.Name, b.Range, b.layer, who),
+			fmt.Sprintf("levelfs segment plan finds other pages for %s", b.Name))
 	}
 	for pair, c := range o.pairs {
 		report(finding.OverlapTogether, pair, fmt.Sprintf(", and %s both", c.verb("loads", "load")))
@@ -172,8 +155,8 @@ func (l *linter) overlapping() {
 }
 
 // ranges are the page ranges of the layer's segments.
-func (l *linter) ranges(y layer) []pageRange {
-	var ranges []pageRange
+func (l *linter) ranges(y layer) []segment.Segment {
+	var ranges []segment.Segment
 	parts := make(map[string]bool)
 	for _, value := range y.Segments {
 		for name := range strings.SplitSeq(strings.ToUpper(value), ":") {
@@ -181,59 +164,63 @@ func (l *linter) ranges(y layer) []pageRange {
 		}
 	}
 	for _, value := range y.Attrs["levelfsrange"] {
-		r, ok := parseRange(value)
+		r, err := segment.ParseSegment(value)
 		switch {
-		case !ok:
-			l.add(finding.Invalid, y.entry, fmt.Sprintf("levelfsRange: invalid value %q: want NAME:BEGIN-END, pages in hexadecimal", value),
+		case err != nil:
+			l.add(finding.Invalid, y.entry, fmt.Sprintf("levelfsRange: invalid value %q: %v", value, err),
 				fmt.Sprintf("correct %q", "levelfsRange: "+value))
-		case !parts[r.name]:
+		case !parts[r.Name]:
 			l.add(finding.RangeOfNothing, y.entry, fmt.Sprintf("%q is no range of a segment of layer %q", value, y.Name),
-				fmt.Sprintf("correct %q, or add %q", "levelfsRange: "+value, "levelfsSegment: "+r.name))
+				fmt.Sprintf("correct %q, or add %q", "levelfsRange: "+value, "levelfsSegment: "+r.Name))
 		default:
 			ranges = append(ranges, r)
 		}
 	}
-	slices.SortFunc(ranges, func(a, b pageRange) int { return cmp.Compare(a.begin, b.begin) })
+	slices.SortFunc(ranges, func(a, b segment.Segment) int { return cmp.Compare(a.Range.Begin, b.Range.Begin) })
 	return ranges
 }
 
 // segment checks the ranges of one segment, or of several that are loaded as one. Where
 // the range of one is not given nothing can be said.
-func (l *linter) segment(y layer, value string, all []pageRange) {
+func (l *linter) segment(y layer, value string, all []segment.Segment) {
 	names := strings.Split(strings.ToUpper(value), ":")
 	known := make(map[string]bool)
-	var ranges []pageRange
+	var ranges []segment.Segment
 	for _, r := range all {
-		if slices.Contains(names, r.name) {
-			known[r.name] = true
+		if slices.Contains(names, r.Name) {
+			known[r.Name] = true
 			ranges = append(ranges, r)
 		}
 	}
 	if len(known) < len(names) {
 		return
 	}
-	var pages int64
+	var bytes int64
 	for i, r := range ranges {
-		pages += r.end - r.begin + 1
-		if i > 0 && r.begin > ranges[i-1].end+1 {
-			l.add(finding.NotAdjoining, y.entry, fmt.Sprintf("segment %q has no pages between %X and %X", value, ranges[i-1].end, r.begin),
-				fmt.Sprintf("DEFSEG %s %X-%X", r.name, ranges[i-1].end+1, ranges[i-1].end+1+r.end-r.begin))
+		bytes += r.Range.Bytes()
+		if i == 0 {
+			continue
+		}
+		if last := ranges[i-1].Range.End; r.Range.Begin > last+1 {
+			l.add(finding.NotAdjoining, y.entry, fmt.Sprintf("segment %q has no pages between %X and %X", value, last, r.Range.Begin),
+				fmt.Sprintf("DEFSEG %s %s", r.Name, segment.Range{Begin: last + 1, End: last + 1 + r.Range.End - r.Range.Begin}))
 		}
 	}
-	begin := ranges[0].begin
-	if bytes := pages * pageSize; bytes < y.Size {
+	begin, pages := ranges[0].Range.Begin, bytes/segment.PageSize
+	if bytes < y.Size {
+		room := roundUp((y.Size + segment.PageSize - 1) / segment.PageSize)
 		l.add(finding.RangeTooSmall, y.entry, fmt.Sprintf("segment %q has %d bytes, and layer %q %d", value, bytes, y.Name, y.Size),
-			fmt.Sprintf("DEFSEG %s %X-%X", names[0], begin, begin+roundUp((y.Size+pageSize-1)/pageSize)-1))
+			fmt.Sprintf("DEFSEG %s %s", names[0], segment.Range{Begin: begin, End: begin + room - 1}))
 	}
-	if begin%pagesPerDAX != 0 || pages%pagesPerDAX != 0 {
+	if begin%pagesPerUnit != 0 || pages%pagesPerUnit != 0 {
 		from := roundUp(begin)
-		l.add(finding.NotAligned, y.entry, fmt.Sprintf("segment %q begins at page %X and has %X pages, which are no multiples of 200", value, begin, pages),
-			fmt.Sprintf("DEFSEG %s %X-%X", names[0], from, from+roundUp(pages)-1))
+		l.add(finding.NotAligned, y.entry, fmt.Sprintf("segment %q begins at page %X and has %X pages, which are no multiples of %X", value, begin, pages, pagesPerUnit),
+			fmt.Sprintf("DEFSEG %s %s", names[0], segment.Range{Begin: from, End: from + roundUp(pages) - 1}))
 	}
 }
 
 // roundUp is the next number of pages that DAX takes.
-func roundUp(pages int64) int64 { return (pages + pagesPerDAX - 1) / pagesPerDAX * pagesPerDAX }
+func roundUp(pages int64) int64 { return (pages + pagesPerUnit - 1) / pagesPerUnit * pagesPerUnit }
 
 // overlaps are the segments that share a megabyte with another one, and who loads both.
 type overlaps struct {
@@ -249,7 +236,7 @@ type overlaps struct {
 
 // A placed range says in which megabytes a segment lies.
 type placed struct {
-	pageRange
+	segment.Segment
 	layer    string // the first that has it
 	from, to int64  // megabytes; the last one is part of it
 }
