@@ -33,6 +33,7 @@ type Component struct {
 	Default     string        `json:"default,omitempty"`    // level, or "" for none
 	MountPoint  string        `json:"mountPoint,omitempty"` // absolute path for direct maps, or ""
 	Private     PrivatePolicy `json:"private"`
+	XIP         string        `json:"xip,omitempty"` // auto, require or off, or ""; see [Layer]
 	Description string        `json:"description,omitempty"`
 }
 
@@ -68,7 +69,10 @@ type Layer struct {
 	Size     int64    `json:"size,omitempty"`   // bytes of the image; 0 if the inventory does not say
 	UUID     string   `json:"uuid,omitempty"`   // file system UUID, canonical lower case, or ""
 	Images   []string `json:"images"`           // locations; the first that is there is used
-	Segments []string `json:"segments,omitempty"`
+	Segments []string `json:"segments,omitempty"` // that hold it, each NAME or A:B; in the order of their names
+	// XIP is what is wanted of execution in place from a segment or a pmem device: auto,
+	// require or off. "" leaves it to the component, and that to the machine.
+	XIP string `json:"xip,omitempty"`
 }
 
 func (e Entry) invalid(attr, value, want string) error {
@@ -87,7 +91,7 @@ func (e Entry) single(attrs ...string) error {
 }
 
 func decodeComponent(e Entry, name string) (Component, error) {
-	if err := e.single("levelfsDefault", "levelfsMountPoint", "levelfsPrivate"); err != nil {
+	if err := e.single("levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP"); err != nil {
 		return Component{}, err
 	}
 	c := Component{
@@ -96,7 +100,11 @@ func decodeComponent(e Entry, name string) (Component, error) {
 		Default:     e.First("levelfsdefault"),
 		MountPoint:  e.First("levelfsmountpoint"),
 		Private:     PrivatePolicy(strings.ToLower(e.First("levelfsprivate"))),
+		XIP:         strings.ToLower(e.First("levelfsxip")),
 		Description: e.First("description"),
+	}
+	if !validXIP(c.XIP) {
+		return c, e.invalid("levelfsXIP", c.XIP, wantXIP)
 	}
 	if c.Default != "" && !validLevel(c.Default) {
 		return c, e.invalid("levelfsDefault", c.Default, "a level name such as 29.4-1")
@@ -185,7 +193,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 }
 
 func decodeLayer(e Entry, name string) (Layer, error) {
-	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize"); err != nil {
+	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize", "levelfsXIP"); err != nil {
 		return Layer{}, err
 	}
 	l := Layer{
@@ -195,7 +203,11 @@ func decodeLayer(e Entry, name string) (Layer, error) {
 		Digest:   strings.ToLower(e.First("levelfsdigest")),
 		UUID:     strings.ToLower(e.First("levelfsuuid")),
 		Images:   slices.Sorted(slices.Values(e.Attrs["levelfsimage"])), // LDAP values have no order
-		Segments: e.Attrs["levelfssegment"],
+		Segments: slices.Sorted(slices.Values(e.Attrs["levelfssegment"])),
+		XIP:      strings.ToLower(e.First("levelfsxip")),
+	}
+	if !validXIP(l.XIP) {
+		return l, e.invalid("levelfsXIP", l.XIP, wantXIP)
 	}
 	switch l.FSType {
 	case "erofs", "squashfs", "ext4":
@@ -233,6 +245,10 @@ func decodeLayer(e Entry, name string) (Layer, error) {
 	}
 	return l, nil
 }
+
+const wantXIP = "auto, require or off"
+
+func validXIP(s string) bool { return s == "" || s == "auto" || s == "require" || s == "off" }
 
 func validDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")

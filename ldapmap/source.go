@@ -86,7 +86,7 @@ func class(name string) Condition { return anyOf("objectClass", name) }
 func attributes() []string {
 	return []string{
 		"objectClass", "cn", "uid", "description", "gidNumber", "nisNetgroupTriple", "memberNisNetgroup",
-		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate",
+		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP",
 		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage",
 		attrAssignment, attrMandatory, attrProfileRef,

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -30,6 +31,9 @@ type Applier struct {
 	// Note, if set, is told what the kernel could not do as it is planned, where the
 	// view is mounted all the same.
 	Note func(text string)
+	// Open opens shared memory, attached if need be, read-only. It returns a block
+	// device whose Name is its path. nil: none is used.
+	Open func(context.Context, Device) (*os.File, error)
 }
 
 // A StepError is the step of a plan that failed.
@@ -46,7 +50,9 @@ func (e *StepError) Unwrap() error { return e.Err }
 // target. On an error, and if the process is killed at any point, no mount and no
 // loop device stays, and the private layer is as it was.
 func (a *Applier) Apply(ctx context.Context, p *Plan) error {
-	x := &execution{plan: p, applier: a, images: make(map[int]*os.File)}
+	own := *p // which devices are chosen is this execution's
+	own.Layers = slices.Clone(p.Layers)
+	x := &execution{plan: &own, applier: a, images: make(map[int]*os.File)}
 	done := make(chan error)
 	go func() {
 		// Never unlocked: the thread, which has been elsewhere, ends with this
@@ -124,7 +130,12 @@ func (x *execution) step(ctx context.Context, s Step) error {
 		return x.lockPrivate(ctx)
 	case OpIdle:
 		return p.Private.idle(x.lock, p.Run)
+	case OpDevice:
+		return x.openDevice(ctx, s.Layer)
 	case OpCheck:
+		if p.Layers[s.Layer].chosen != nil {
+			return nil
+		}
 		f, err := x.applier.checkImage(ctx, p.Layers[s.Layer], p.Cache)
 		if err == nil {
 			x.images[s.Layer] = f
@@ -133,6 +144,9 @@ func (x *execution) step(ctx context.Context, s Step) error {
 	case OpStage:
 		return x.makeStage(s.Target)
 	case OpMount:
+		if p.Layers[s.Layer].chosen != nil {
+			return x.mountDevice(ctx, s.Layer, p.staged(p.Layers[s.Layer]))
+		}
 		return x.mountImage(ctx, s)
 	case OpBind:
 		return x.bindDirectory(s)
@@ -142,7 +156,7 @@ func (x *execution) step(ctx context.Context, s Step) error {
 	case OpEmpty:
 		return os.Mkdir(s.Target, 0o755)
 	case OpPrivate:
-		return makePrivate(s.Path, p.upper(), p.work(), p.Private.Owner)
+		return makePrivate(p.staged(p.Layers[0]), p.upper(), p.work(), p.Private.Owner)
 	case OpRecord:
 		return x.record(s.Target)
 	case OpOverlay:
@@ -169,10 +183,7 @@ func (x *execution) mountImage(ctx context.Context, s Step) error {
 	}
 	// Held open until it is mounted: with its last user an autoclear device goes.
 	defer loop.Close()
-	if err := os.Mkdir(s.Target, 0o755); err != nil {
-		return err
-	}
-	if err := mount.Mount(loop.Name(), s.Target, l.FSType, strings.Join(layerOptions(l.FSType), ",")); err != nil {
+	if err := mountLayer(loop.Name(), s.Target, l.FSType, layerOptions(l.FSType)); err != nil {
 		return fmt.Errorf("image %q: %w", s.Path, hint(err, map[error]string{
 			unix.EINVAL:  "damaged, or no " + l.FSType,
 			unix.EBADMSG: "damaged",

@@ -79,12 +79,13 @@ func (m *IDMap) option() string {
 // (overlayfs takes such layers from Linux 5.19 on, erofs can be mapped from 5.19,
 // squashfs from 6.2, ext4 from 5.12) is no failure: the files stay root's.
 func (x *execution) mapOwner(s Step) {
-	err := x.coverMapped(s.Target)
+	target := x.plan.staged(x.plan.Layers[s.Layer])
+	err := x.coverMapped(target)
 	if err != nil {
 		x.note(fmt.Sprintf("layer %q: files stay root's, as they cannot be mapped: %v", x.plan.Layers[s.Layer].Name, err))
 		return
 	}
-	x.mapped = append(x.mapped, s.Target)
+	x.mapped = append(x.mapped, target)
 }
 
 func (x *execution) coverMapped(dir string) error {

@@ -58,9 +58,6 @@ func (a *Applier) checkImage(ctx context.Context, l Layer, cache string) (*os.Fi
 }
 
 func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache string) error {
-	mismatch := func(what, got, want string) error {
-		return &MismatchError{Layer: l.Name, Image: f.Name(), What: what, Got: got, Want: want}
-	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 		return err
@@ -69,21 +66,75 @@ func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache stri
 		return fmt.Errorf("layer %q: %q is no regular file", l.Name, f.Name())
 	}
 	if l.Size != 0 && st.Size != l.Size {
-		return mismatch("size", fmt.Sprintf("%d bytes", st.Size), fmt.Sprintf("%d", l.Size))
+		return &MismatchError{Layer: l.Name, Image: f.Name(), What: "size",
+			Got: fmt.Sprintf("%d bytes", st.Size), Want: fmt.Sprintf("%d", l.Size)}
 	}
+	if err := l.checkSuperblock(f); err != nil {
+		return err
+	}
+	stamp := fmt.Appendf(nil, "dev %d ino %d size %d mtime %d.%09d ctime %d.%09d\n",
+		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
+	return a.checkBytes(ctx, image{f.Name(), io.NewSectionReader(f, 0, st.Size), st.Size}, l, filepath.Join(cache, "verified"), stamp)
+}
+
+// checkSuperblock compares what the file system in the image says of itself.
+func (l Layer) checkSuperblock(f *os.File) error {
 	fstype, uuid, err := Probe(f)
 	if err != nil {
 		return fmt.Errorf("layer %q: image %q: %w", l.Name, f.Name(), err)
 	}
 	if fstype != l.FSType {
-		return mismatch("fstype", fstype, l.FSType)
+		return &MismatchError{Layer: l.Name, Image: f.Name(), What: "fstype", Got: fstype, Want: l.FSType}
 	}
 	if l.UUID != "" && uuid != l.UUID {
-		return mismatch("uuid", uuid, l.UUID)
+		return &MismatchError{Layer: l.Name, Image: f.Name(), What: "uuid", Got: uuid, Want: l.UUID}
 	}
-	stamp := fmt.Appendf(nil, "dev %d ino %d size %d mtime %d.%09d ctime %d.%09d\n",
-		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
-	stampFile := filepath.Join(cache, "verified", strings.TrimPrefix(l.Digest, "sha256:"))
+	return nil
+}
+
+// checkDevice is checkOpen for an image in shared memory. CP keeps old and new content
+// alive under one name, so that a name says nothing: the bytes are read when the
+// device is new on this machine. It may be larger than the image.
+func (a *Applier) checkDevice(ctx context.Context, f *os.File, l Layer, cache string) error {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	if size < l.Size {
+		return &MismatchError{Layer: l.Name, Image: f.Name(), What: "size",
+			Got: fmt.Sprintf("%d bytes", size), Want: fmt.Sprintf("%d", l.Size)}
+	}
+	if err := l.checkSuperblock(f); err != nil {
+		return err
+	}
+	if l.Size != 0 {
+		size = l.Size
+	}
+	stamp, err := deviceStamp(f, size)
+	if err != nil {
+		return err
+	}
+	// Read past the page cache: it would hold in this machine's memory what is shared
+	// so that it need not.
+	direct, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return fmt.Errorf("layer %q: %q: %w", l.Name, f.Name(), err)
+	}
+	defer direct.Close()
+	return a.checkBytes(ctx, image{f.Name(), direct, size}, l, filepath.Join(cache, "verified-devices"), stamp)
+}
+
+// An image is what is read to check its digest.
+type image struct {
+	name  string
+	bytes io.Reader // from the start
+	size  int64     // of them; there may be more
+}
+
+// checkBytes reads the image and compares its digest, unless the directory remembers
+// under it that an image with that stamp was right.
+func (a *Applier) checkBytes(ctx context.Context, i image, l Layer, dir string, stamp []byte) error {
+	stampFile := filepath.Join(dir, strings.TrimPrefix(l.Digest, "sha256:"))
 	if old, err := os.ReadFile(stampFile); err == nil && bytes.Equal(old, stamp) {
 		return nil
 	}
@@ -92,12 +143,12 @@ func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache stri
 		ctx, done = a.Long(ctx)
 		defer done()
 	}
-	digest, err := hash(ctx, f)
+	digest, err := hash(ctx, i.bytes, i.size)
 	if err != nil {
-		return fmt.Errorf("layer %q: image %q: %w", l.Name, f.Name(), err)
+		return fmt.Errorf("layer %q: image %q: %w", l.Name, i.name, err)
 	}
 	if digest != l.Digest {
-		return mismatch("digest", digest, l.Digest)
+		return &MismatchError{Layer: l.Name, Image: i.name, What: "digest", Got: digest, Want: l.Digest}
 	}
 	return remember(stampFile, stamp)
 }
@@ -115,24 +166,31 @@ func remember(path string, stamp []byte) error {
 	return os.WriteFile(path, stamp, 0o600)
 }
 
-// hash returns "sha256:…" of the whole file.
-func hash(ctx context.Context, f *os.File) (string, error) {
+// hash returns "sha256:…" of the first size bytes. It reads whole pages into whole
+// pages, as direct I/O needs it.
+func hash(ctx context.Context, r io.Reader, size int64) (string, error) {
+	buf, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return "", fmt.Errorf("mmap: %w", err)
+	}
+	defer unix.Munmap(buf)
 	h := sha256.New()
-	buf := make([]byte, 1<<20)
-	for offset := int64(0); ; {
+	for size > 0 {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		n, err := f.ReadAt(buf, offset)
-		h.Write(buf[:n])
-		offset += int64(n)
-		if err == io.EOF {
-			return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+		n, err := r.Read(buf)
+		some := min(int64(n), size)
+		h.Write(buf[:some])
+		size -= some
+		if err == io.EOF && size > 0 {
+			err = io.ErrUnexpectedEOF
 		}
-		if err != nil {
+		if err != nil && size > 0 {
 			return "", err
 		}
 	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
 
 // Probe tells the type and the UUID of the file system in an image from its

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -265,12 +266,21 @@ func TestHash(t *testing.T) {
 	}
 	defer f.Close()
 	sum := sha256.Sum256(content)
-	if got, err := hash(context.Background(), f); err != nil || got != "sha256:"+hex.EncodeToString(sum[:]) {
+	size := int64(len(content))
+	if got, err := hash(context.Background(), f, size); err != nil || got != "sha256:"+hex.EncodeToString(sum[:]) {
 		t.Errorf("got %s, %v", got, err)
+	}
+	// A device may be larger than the image in it, and must not be smaller.
+	sum = sha256.Sum256(content[:size-9])
+	if got, err := hash(context.Background(), io.NewSectionReader(f, 0, size), size-9); err != nil || got != "sha256:"+hex.EncodeToString(sum[:]) {
+		t.Errorf("the first bytes: %s, %v", got, err)
+	}
+	if _, err := hash(context.Background(), io.NewSectionReader(f, 0, size), size+1); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("one byte too few: %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := hash(ctx, f); !errors.Is(err, context.Canceled) {
+	if _, err := hash(ctx, f, size); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -47,6 +47,25 @@ type Layer struct {
 	// and is opened so that no symbolic link leads out of it.
 	Dir  string `json:"dir"`
 	Path string `json:"path"`
+	// Devices are where the image may be in shared memory, tried in this order before
+	// the image file. Without a file (Path is "") one of them has to be there.
+	Devices []Device `json:"devices,omitempty"`
+	XIP     XIP      `json:"xip,omitempty"` // wanted of them; "" is XIPAuto
+	Why     string   `json:"why,omitempty"` // the choice, for people
+
+	chosen *Device // while the plan is executed; nil: the image file
+}
+
+// Choice says where the layer's image is taken from, as far as that is known before it
+// is tried.
+func (l Layer) Choice() string {
+	switch {
+	case l.FSType == "dir":
+		return "directory"
+	case len(l.Devices) > 0:
+		return l.Devices[0].String()
+	}
+	return "image file"
 }
 
 // File is the layer's absolute path.
@@ -58,7 +77,23 @@ func (l Layer) mountName() string {
 	if l.FSType == "dir" {
 		return l.Name + "@dir"
 	}
-	return l.Name + "@" + strings.TrimPrefix(l.Digest, "sha256:")[:12]
+	name := l.Name + "@" + strings.TrimPrefix(l.Digest, "sha256:")[:12]
+	if l.chosen != nil {
+		name += "+" + string(l.chosen.Kind) + "." + plainName(l.chosen.Name)
+	}
+	return name
+}
+
+// plainName replaces what would need quoting in mount options: of joined segments the
+// first stands for all, as for the driver, and national characters are left out.
+func plainName(device string) string {
+	first, _, _ := strings.Cut(device, ":")
+	return strings.Map(func(r rune) rune {
+		if r == '$' || r == '#' || r == '@' {
+			return '_'
+		}
+		return r
+	}, first)
 }
 
 // A Private is a private layer: a directory that holds upper and work for
@@ -119,6 +154,7 @@ const (
 	OpTarget  Op = "target"  // refuse a mount point that is no directory, or in a view
 	OpLock    Op = "lock"    // take the private layer's lock
 	OpIdle    Op = "idle"    // refuse if any view uses the private layer
+	OpDevice  Op = "device"  // find the image in shared memory, attached if need be
 	OpCheck   Op = "check"   // refuse an image that is not the layer
 	OpStage   Op = "stage"   // a mount namespace and a tmpfs for the layers' mounts
 	OpMount   Op = "mount"   // mount an image on the stage, through a loop device that is shared
@@ -204,7 +240,10 @@ func (p *Plan) steps() []Step {
 		add(OpIdle, -1, p.Private.upper(), "")
 	}
 	for i, l := range p.Layers {
-		if l.FSType != "dir" {
+		if len(l.Devices) > 0 {
+			add(OpDevice, i, l.Devices[0].String(), "")
+		}
+		if l.FSType != "dir" && l.Path != "" {
 			add(OpCheck, i, l.File(), "")
 		}
 	}

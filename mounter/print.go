@@ -39,8 +39,16 @@ func (p *Plan) commands(s Step) []string {
 			"mkdir -p -m 0700 " + quote(s.Target),
 			"mount -t tmpfs -o mode=0755 levelfs-stage " + quote(s.Target),
 		}
+	case OpDevice:
+		return p.Layers[s.Layer].deviceCommands()
 	case OpMount:
 		l := p.Layers[s.Layer]
+		if len(l.Devices) > 0 {
+			return []string{
+				"mkdir " + quote(s.Target),
+				"mount -t " + l.FSType + " -o " + quote(strings.Join(append(layerOptions(l.FSType), daxOption(l.FSType)...), ",")) + " \"$device\" " + quote(s.Target),
+			}
+		}
 		return []string{
 			"mkdir " + quote(s.Target),
 			"loop=$(losetup --find --show --nooverlap --read-only --direct-io=on " + quote(s.Path) + ")",
@@ -126,6 +134,26 @@ func layerOptions(fstype string) []string {
 		return []string{"ro", "nodev", "noload"}
 	}
 	return []string{"ro", "nodev"}
+}
+
+// deviceCommands leave the layer's device in the shell's variable device. They use the
+// first one that is planned; where it cannot be had, the next one's take their place.
+func (l Layer) deviceCommands() []string {
+	d := l.Devices[0]
+	read := "cat"
+	if l.Size > 0 {
+		read = fmt.Sprintf("head -c %d", l.Size)
+	}
+	check := "test \"$(" + read + " \"$device\" | sha256sum)\" = " + quote(strings.TrimPrefix(l.Digest, "sha256:")+"  -")
+	if d.Kind == Pmem {
+		return []string{"device=/dev/" + d.Name, "blockdev --setro \"$device\"", check}
+	}
+	first, _, _ := strings.Cut(d.Name, ":")
+	return []string{
+		"test -d /sys/devices/dcssblk/" + quote(first) + " || echo " + quote(d.Name) + " > /sys/devices/dcssblk/add",
+		"device=/dev/$(basename /sys/devices/dcssblk/" + quote(first) + "/block/dcssblk*)",
+		check,
+	}
 }
 
 // quote makes s one word for a POSIX shell.
