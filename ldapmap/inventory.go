@@ -64,11 +64,11 @@ type Level struct {
 type Layer struct {
 	DN       string   `json:"dn"`
 	Name     string   `json:"name"`
-	FSType   string   `json:"fstype"`           // erofs, squashfs, ext4, or dir for a plain directory
-	Digest   string   `json:"digest,omitempty"` // "sha256:" and 64 hex digits of the image's bytes; none for dir
-	Size     int64    `json:"size,omitempty"`   // bytes of the image; 0 if the inventory does not say
-	UUID     string   `json:"uuid,omitempty"`   // file system UUID, canonical lower case, or ""
-	Images   []string `json:"images"`           // locations; the first that is there is used
+	FSType   string   `json:"fstype"`             // erofs, squashfs, ext4, or dir for a plain directory
+	Digest   string   `json:"digest,omitempty"`   // "sha256:" and 64 hex digits of the image's bytes; none for dir
+	Size     int64    `json:"size,omitempty"`     // bytes of the image; 0 if the inventory does not say
+	UUID     string   `json:"uuid,omitempty"`     // file system UUID, canonical lower case, or ""
+	Images   []string `json:"images"`             // locations; the first that is there is used
 	Segments []string `json:"segments,omitempty"` // that hold it, each NAME or A:B; in the order of their names
 	// XIP is what is wanted of execution in place from a segment or a pmem device: auto,
 	// require or off. "" leaves it to the component, and that to the machine.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/moby/sys/mount"
 	"golang.org/x/sys/unix"
@@ -38,6 +39,14 @@ const (
 )
 
 func (d Device) String() string { return string(d.Kind) + " " + d.Name }
+
+// InSharedMemory reports whether the mount of a layer, as a [View] names it, is of
+// shared memory.
+func InSharedMemory(layer string) bool {
+	_, content, _ := strings.Cut(layer, "@")
+	_, device, _ := strings.Cut(content, "+")
+	return strings.HasPrefix(device, string(Segment)+".") || strings.HasPrefix(device, string(Pmem)+".")
+}
 
 // openDevice finds the first of the layer's devices that there is and that holds the
 // layer. Without one the image file has to do, if there is one and the wish allows it.

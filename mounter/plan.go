@@ -68,7 +68,7 @@ func (l Layer) Choice() string {
 	return "image file"
 }
 
-// File is the layer's absolute path.
+// File is the absolute path of the layer's image file or directory, "" if it has none.
 func (l Layer) File() string { return filepath.Join(l.Dir, l.Path) }
 
 // mountName is how the layer's mount is called on the stage, and therefore in the

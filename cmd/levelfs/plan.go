@@ -143,7 +143,14 @@ func (r *planReport) write(out io.Writer) error {
 		if l.Size > 0 {
 			size = byteCount(l.Size)
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", l.Name, l.FSType, size, l.File(), orDash(l.Digest))
+		from := l.Choice()
+		switch {
+		case l.Path != "" && len(l.Devices) > 0:
+			from += ", else image file"
+		case l.Why != "":
+			from += " (" + l.Why + ")"
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.FSType, size, orDash(l.File()), orDash(l.Digest), from)
 	}
 	private := "none: the view is read-only"
 	if p := r.Plan.Private; p != nil && p.Ephemeral {

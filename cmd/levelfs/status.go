@@ -7,8 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"math"
+	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -58,6 +60,7 @@ type viewStatus struct {
 	Wanted       string    `json:"wanted,omitempty"` // level; empty if it is not known
 	Differs      bool      `json:"differs"`          // wanted is known, and another
 	Layers       []string  `json:"layers"`           // topmost first
+	XIP          string    `json:"xip,omitempty"`    // of layers in shared memory: active, partial (…) or off (…)
 	ReadOnly     bool      `json:"readOnly"`
 	Private      string    `json:"private,omitempty"`      // the private layer's upper directory
 	PrivateBytes int64     `json:"privateBytes,omitempty"` // -1 if it is not known
@@ -98,12 +101,50 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 				log.Warnf("private layer %q: %v", v.Upper, err)
 			}
 		}
+		s.XIP = inPlace(ctx, v, log)
 		statuses = append(statuses, s)
 	}
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), statuses)
 	}
 	return writeStatus(cmd.OutOrStdout(), statuses)
+}
+
+// sample is how many files of a view are asked whether they are executed in place.
+const sample = 256
+
+// inPlace is what the kernel says of a view that has layers in shared memory, "" if it
+// has none. It gives up when the context ends, even if the file system does not answer.
+func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
+	if !slices.ContainsFunc(v.Layers, mounter.InSharedMemory) {
+		return ""
+	}
+	type result struct {
+		proof mounter.Proof
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		r.proof, r.err = mounter.ProveSome(ctx, v.Target, sample, func(path string) bool {
+			if v.Upper == "" {
+				return false
+			}
+			_, err := os.Lstat(filepath.Join(v.Upper, path))
+			return err == nil // the caller's own
+		})
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		if r.err == nil {
+			return r.proof.String()
+		}
+		log.Warnf("view %q: %v", v.Target, r.err)
+	case <-ctx.Done():
+		log.Warnf("view %q: %v", v.Target, ctx.Err())
+	}
+	return "?"
 }
 
 // pinned reports whether the view's level was asked for by name: such a view is
@@ -189,7 +230,7 @@ func treeSize(ctx context.Context, dir string) (int64, error) {
 
 func writeStatus(out io.Writer, statuses []viewStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "VIEW\tMOUNTED\tWANTED\tPRIVATE\tSINCE\tLAYERS")
+	fmt.Fprintln(w, "VIEW\tMOUNTED\tWANTED\tPRIVATE\tSINCE\tXIP\tLAYERS")
 	for _, s := range statuses {
 		wanted, private, since := "=", "-", "?"
 		switch {
@@ -206,7 +247,7 @@ func writeStatus(out io.Writer, statuses []viewStatus) error {
 		if !s.Since.IsZero() {
 			since = s.Since.Local().Format("2006-01-02 15:04:05")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Target, s.Mounted, wanted, private, since, strings.Join(s.Layers, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Target, s.Mounted, wanted, private, since, orDash(s.XIP), strings.Join(s.Layers, " "))
 	}
 	return w.Flush()
 }

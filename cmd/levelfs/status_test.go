@@ -30,14 +30,14 @@ func TestWriteStatus(t *testing.T) {
 	var out bytes.Buffer
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
 	err := writeStatus(&out, []viewStatus{
-		{Target: "/sw/emacs", Mounted: "emacs@29.4-1", Wanted: "emacs@29.4-1", Private: "/p", PrivateBytes: 1536, Since: since, Layers: []string{"a@1", "b@2"}},
+		{Target: "/sw/emacs", Mounted: "emacs@29.4-1", Wanted: "emacs@29.4-1", Private: "/p", PrivateBytes: 1536, Since: since, XIP: "active", Layers: []string{"a@1", "b@2"}},
 		{Target: "/sw/vi", Mounted: "vi@1", Wanted: "vi@2", Differs: true, Private: "/q", PrivateBytes: -1},
 		{Target: "/sw/jdk@21", Mounted: "jdk@21"},
 	})
-	const want = `VIEW        MOUNTED       WANTED  PRIVATE  SINCE                LAYERS
-/sw/emacs   emacs@29.4-1  =       1.5 KiB  2026-01-02 03:04:05  a@1 b@2
-/sw/vi      vi@1          vi@2    ?        ?                    
-/sw/jdk@21  jdk@21        ?       -        ?                    
+	const want = `VIEW        MOUNTED       WANTED  PRIVATE  SINCE                XIP     LAYERS
+/sw/emacs   emacs@29.4-1  =       1.5 KiB  2026-01-02 03:04:05  active  a@1 b@2
+/sw/vi      vi@1          vi@2    ?        ?                    -       
+/sw/jdk@21  jdk@21        ?       -        ?                    -       
 `
 	if err != nil || out.String() != want {
 		t.Errorf("error %v, got\n%swant\n%s", err, out.String(), want)

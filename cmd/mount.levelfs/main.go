@@ -22,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -38,7 +39,12 @@ const (
 	exitFailed      = 32 // mount failure
 )
 
-func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
+func main() {
+	if exit, ok := dcss.Writer(os.Args); ok {
+		os.Exit(exit)
+	}
+	os.Exit(run(os.Args[1:], os.Stderr))
+}
 
 func run(args []string, stderr io.Writer) (status int) {
 	report := reporter{stderr: stderr}
@@ -110,9 +116,8 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 	if call.fake {
 		return nil
 	}
-	applier := mounter.Applier{Long: untilSignal}
+	applier := mounter.Applier{Long: untilSignal, Note: report.warn, Open: view.Opener(c)}
 	if call.verbose {
-		applier.Note = func(text string) { fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", text) }
 		applier.Before = func(s mounter.Step) error {
 			fmt.Fprintf(report.stderr, "mount.levelfs: %s\n", strings.Join(strings.Fields(fmt.Sprint(s.Op, " ", s.Path, " ", s.Target)), " "))
 			return nil

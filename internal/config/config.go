@@ -49,6 +49,9 @@ type Config struct {
 	Maps map[string]Map `toml:"maps"`
 	// CacheSize is how much the cache may hold. Default: 16 MiB.
 	CacheSize Size `toml:"cache-size"`
+	// XIP is what is wanted of execution in place from segments and pmem devices: auto,
+	// require or off, where neither the layer nor its component says. Default: auto.
+	XIP string `toml:"xip"`
 	// SegmentRange is where segments are planned, BEGIN-END in pages as DEFSEG takes
 	// them. Empty: the planner's own default. It is read by those who plan.
 	SegmentRange string `toml:"segment-range"`
@@ -120,6 +123,11 @@ func (c *Config) parse(text []byte) error {
 	if c.Map == "" {
 		c.Map = "/usr/libexec/levelfs/auto.levelfs"
 	}
+	switch c.XIP {
+	case "", "auto", "require", "off":
+	default:
+		return fmt.Errorf("xip %q: must be auto, require or off", c.XIP)
+	}
 	if c.Tree == "" {
 		c.Tree = "/sw"
 	}
@@ -169,6 +177,10 @@ func (c *Config) Hostname() (string, error) {
 	}
 	return os.Hostname()
 }
+
+// Root is the directory below which levelfs finds and keeps everything: "/", unless
+// LEVELFS_ROOT says otherwise.
+func (c *Config) Root() string { return c.root }
 
 func (c *Config) path(p string) string { return filepath.Join(c.root, p) }
 

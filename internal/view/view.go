@@ -64,7 +64,7 @@ func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target s
 		request.Flags = append(slices.Clone(request.Flags), "nosuid")
 	}
 	for _, l := range r.Layers {
-		layer, err := locate(c, l)
+		layer, err := locate(c, r.Component, l)
 		if err != nil {
 			missing = append(missing, err)
 		}
@@ -144,15 +144,34 @@ func UserOf(c *config.Config, v mounter.View) string {
 	return ""
 }
 
-// locate finds a layer's image or directory below the configured directories.
-func locate(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
+// locate finds where a layer can be had on this machine: in shared memory, or as an
+// image file or a directory below the configured directories.
+func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
 	layer := mounter.Layer{Name: l.Name, FSType: l.FSType, Digest: l.Digest, Size: l.Size, UUID: l.UUID}
+	if l.FSType == "dir" {
+		return layer, locateFile(c, l, &layer)
+	}
+	layer.XIP = wish(c, component, l)
+	layer.Devices, layer.Why = devices(c, l, layer.XIP)
+	if layer.XIP == mounter.XIPRequire && len(layer.Devices) == 0 {
+		return layer, errors.Join(&LocationError{Layer: l.Name, Reason: "execution in place is required, but " + layer.Why}, locateFile(c, l, &layer))
+	}
+	err := locateFile(c, l, &layer)
+	if err != nil && len(layer.Devices) > 0 {
+		layer.Dir, layer.Path = "", "" // it is there without its file
+		return layer, nil
+	}
+	return layer, err
+}
+
+// locateFile finds a layer's image or directory below the configured directories.
+func locateFile(c *config.Config, l ldapmap.Layer, layer *mounter.Layer) error {
 	dirs, key := c.Images, "images"
 	if l.FSType == "dir" {
 		dirs, key = c.Directories, "directories"
 	}
-	refuse := func(format string, args ...any) (mounter.Layer, error) {
-		return layer, &LocationError{Layer: l.Name, Reason: fmt.Sprintf(format, args...)}
+	refuse := func(format string, args ...any) error {
+		return &LocationError{Layer: l.Name, Reason: fmt.Sprintf(format, args...)}
 	}
 	if len(l.Images) == 0 {
 		return refuse("the inventory names no image of it (levelfsImage)")
@@ -174,7 +193,7 @@ func locate(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
 			_, err := os.Stat(filepath.Join(dir, path))
 			if err == nil {
 				layer.Dir, layer.Path = dir, path
-				return layer, nil
+				return nil
 			}
 			if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
 				return refuse("%v", err)

@@ -1,0 +1,133 @@
+package view
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/levelfs/levelfs/dcss"
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/pmem"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+// attachWait bounds the wait for a segment. CP needs seconds for one that it has to
+// load from its spool; then the layer's image file is the better choice, and the
+// segment is there for the next mount.
+const attachWait = 30 * time.Second
+
+// Driver is the driver of this machine's segments, with the lock files of all
+// programs of levelfs. A program that attaches has to begin with [dcss.Writer].
+func Driver(c *config.Config) *dcss.Driver {
+	return dcss.NewFromRoot(c.Root(), c.RunDir(), "/proc/self/exe")
+}
+
+// AttachedMark is the file that says that levelfs attached the device whose first
+// segment has that name: what somebody else attached is not detached by levelfs.
+func AttachedMark(c *config.Config, segment string) string {
+	return filepath.Join(c.RunDir(), "segments", segment)
+}
+
+// wish is what is wanted of execution in place for a layer: the layer's own word, its
+// component's, or the machine's.
+func wish(c *config.Config, component ldapmap.Component, l ldapmap.Layer) mounter.XIP {
+	for _, w := range []string{l.XIP, component.XIP, c.XIP} {
+		if w != "" {
+			return mounter.XIP(w)
+		}
+	}
+	return mounter.XIPAuto
+}
+
+// devices are where the layer's image may be in shared memory on this machine, and why
+// it is not where it might be.
+func devices(c *config.Config, l ldapmap.Layer, w mounter.XIP) (found []mounter.Device, why string) {
+	if w == mounter.XIPOff {
+		return nil, "xip is off"
+	}
+	var reasons []string
+	if len(l.Segments) > 0 {
+		switch _, err := Driver(c).List(); {
+		case err == nil:
+			for _, s := range l.Segments {
+				found = append(found, mounter.Device{Kind: mounter.Segment, Name: strings.ToUpper(s)})
+			}
+		case errors.Is(err, dcss.ErrNoDriver):
+			reasons = append(reasons, "the machine has no driver for segments")
+		default:
+			reasons = append(reasons, fmt.Sprintf("segments: %v", err))
+		}
+	}
+	if l.UUID != "" {
+		switch d, err := pmem.NewFromRoot(c.Root(), mounter.Probe).Find(l.UUID); {
+		case err == nil:
+			found = append(found, mounter.Device{Kind: mounter.Pmem, Name: d.Node})
+		case errors.Is(err, pmem.ErrNotFound):
+			reasons = append(reasons, "it is on no pmem device")
+		default:
+			reasons = append(reasons, fmt.Sprintf("pmem: %v", err))
+		}
+	}
+	if len(found) > 0 {
+		return found, ""
+	}
+	if len(reasons) == 0 {
+		reasons = []string{"it has no segment and no UUID to find a pmem device by"}
+	}
+	return nil, strings.Join(reasons, ", ")
+}
+
+// Opener opens shared memory for a [mounter.Applier].
+func Opener(c *config.Config) func(context.Context, mounter.Device) (*os.File, error) {
+	return func(ctx context.Context, d mounter.Device) (*os.File, error) {
+		if d.Kind == mounter.Segment {
+			return openSegment(ctx, c, d.Name)
+		}
+		return openPmem(c, d.Name)
+	}
+}
+
+func openSegment(ctx context.Context, c *config.Config, name string) (*os.File, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachWait)
+	defer cancel()
+	driver := Driver(c)
+	segments := strings.Split(name, ":")
+	if _, err := driver.Inspect(segments[0]); errors.Is(err, dcss.ErrNotAttached) {
+		// Before it is attached: after a crash a mark without a device does no harm,
+		// while a device without one would stay for ever.
+		if err := mark(AttachedMark(c, segments[0])); err != nil {
+			return nil, err
+		}
+	}
+	device, err := driver.Attach(ctx, segments...)
+	if err != nil {
+		return nil, err
+	}
+	f, _, err := driver.Open(device.Name)
+	return f, err
+}
+
+func mark(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(path, nil, 0o600)
+}
+
+// openPmem opens a device for reading, after it was set read-only: the host maps the
+// image so, and what a guest would write would be lost without a word.
+func openPmem(c *config.Config, node string) (*os.File, error) {
+	f, err := os.Open(filepath.Join(c.Root(), "dev", node))
+	if err != nil {
+		return nil, err
+	}
+	if err := pmem.SetReadOnly(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
