@@ -1,6 +1,9 @@
 package ldapmap
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // What an entry is, and what it says, for tools that look at entries one by one. A
 // lookup decodes only those that it comes across.
@@ -16,6 +19,15 @@ func IsProfile(e Entry) bool { return e.Is(classProfile) }
 
 // IsCaller reports whether the entry has been made a caller.
 func IsCaller(e Entry) bool { return e.Is(classCaller) }
+
+// GroupClasses are the object classes by which entries that are there already are
+// groups: those of RFC 4519 and RFC 2307, and of Active Directory.
+func GroupClasses() []string {
+	return []string{"groupOfNames", "groupOfUniqueNames", classPosixGroup, classNetgroup, "group"}
+}
+
+// IsGroup reports whether the entry is a group.
+func IsGroup(e Entry) bool { return slices.ContainsFunc(GroupClasses(), e.Is) }
 
 // Component decodes a component's entry under its first name, as a lookup does. Text
 // that does not pass its whitelist is an *InvalidError.

@@ -115,3 +115,18 @@ func ValidHost(s string) bool {
 	}
 	return true
 }
+
+// ValidProfile reports whether s can be the name of a profile: 1 to 64 ASCII letters,
+// digits and ._+-, of which the first is a letter or a digit.
+func ValidProfile(s string) bool { return validProfile(s) }
+
+// SameHost reports whether two names are one host's: the same, or where one of the two
+// has a domain and the other has none, the same without it.
+func SameHost(a, b string) bool {
+	if strings.EqualFold(a, b) {
+		return true
+	}
+	shortA, _, fullA := strings.Cut(a, ".")
+	shortB, _, fullB := strings.Cut(b, ".")
+	return fullA != fullB && strings.EqualFold(shortA, shortB)
+}

@@ -377,14 +377,7 @@ func (l *lookup) isNamed(e Entry) bool {
 
 // isHostName reports whether the name is the host's: as it was asked for, or where
 // one of the two has a domain and the other has none, the same without it.
-func (l *lookup) isHostName(name string) bool {
-	if strings.EqualFold(name, l.query.Host) {
-		return true
-	}
-	short, _, full := strings.Cut(name, ".")
-	wantShort, _, wantFull := strings.Cut(l.query.Host, ".")
-	return full != wantFull && strings.EqualFold(short, wantShort)
-}
+func (l *lookup) isHostName(name string) bool { return SameHost(name, l.query.Host) }
 
 // hasValue compares as cn and uid do: without regard to case.
 func hasValue(e Entry, attr, value string) bool {

@@ -34,6 +34,9 @@ type Edit struct {
 	// that is there by now is a conflict.
 	Was  *Entry
 	Mods []Mod
+	// Remove takes the entry away; there are no Mods then. A server without the
+	// assertion control cannot tell whether it has changed since.
+	Remove bool
 }
 
 // A Mod adds or deletes values of one attribute of an entry (RFC 4511, section 4.6).
@@ -79,4 +82,12 @@ func Everything() ([]Term, []string) {
 const (
 	AttrSerial  = "levelfsSerial"
 	AttrHistory = "levelfsHistory"
+)
+
+// What a caller's assignments are written in; see package edit.
+const (
+	ClassCaller    = classCaller
+	AttrAssignment = attrAssignment
+	AttrMandatory  = attrMandatory
+	AttrProfileRef = attrProfileRef
 )

@@ -138,6 +138,15 @@ func TestServersChangeAlike(t *testing.T) {
 			level.DN, level.Mods = testenv.LevelDN("gcc", "16"), level.Mods[:2]
 			apply("new level without layers", "refused", level)
 
+			profile := entryOf(t, store, "levelfsProfile", "p1")
+			apply("a change of a profile", "done", numbered(profile, added("levelfsAssignment", "vi=1")))
+			if s.name == "OpenLDAP" { // 389 Directory Server does not compare what it was
+				apply("removal of what was", "conflict", ldapmap.Edit{DN: profile.DN, Was: profile, Remove: true})
+			}
+			profile = entryOf(t, store, "levelfsProfile", "p1")
+			apply("removal", "done", ldapmap.Edit{DN: profile.DN, Was: profile, Remove: true})
+			apply("removal again", "conflict", ldapmap.Edit{DN: profile.DN, Was: profile, Remove: true})
+
 			if got := entryOf(t, store, "levelfsLevel", "gcc@15").Attrs["levelfslayerref"]; !slices.Equal(got, []string{"00:gcc-14"}) {
 				t.Errorf("the new level has layers %q", got)
 			}

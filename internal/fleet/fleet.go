@@ -47,7 +47,14 @@ func (c Caller) String() string {
 // Load reads all of the sources' entries. progress, if not nil, is called with the
 // number of entries read so far.
 func Load(ctx context.Context, stores []ldapmap.Store, progress func(entries int)) (*Fleet, error) {
+	return LoadMore(ctx, stores, nil, progress)
+}
+
+// LoadMore is Load, and reads also what the terms select: entries that decide nothing
+// yet, such as a group that is to get its first assignment.
+func LoadMore(ctx context.Context, stores []ldapmap.Store, more []ldapmap.Term, progress func(entries int)) (*Fleet, error) {
 	terms, attrs := ldapmap.Everything()
+	terms = append(terms, more...)
 	var sources []*memsource.Source
 	read := 0
 	for _, s := range stores {

@@ -88,6 +88,9 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 	if err := s.somebody(); err != nil {
 		return err
 	}
+	if e.Remove {
+		return s.remove(ctx, e)
+	}
 	add, modify, err := requests(e)
 	if err != nil {
 		return fmt.Errorf("inventory %s: entry %q: %w", s.Name(), e.DN, err)
@@ -98,14 +101,8 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 			answer = c.Add(add)
 			return nil
 		}
-		if version := e.Was.First(strings.ToLower(ldapmap.AttrVersion)); version != "" {
-			known, err := s.canAssert(ctx, c)
-			if err != nil {
-				return said(err)
-			}
-			if known {
-				modify.Controls = []ldap.Control{unchanged{version}}
-			}
+		if modify.Controls, err = s.guard(ctx, c, e); err != nil {
+			return said(err)
 		}
 		answer = c.Modify(modify)
 		return nil
@@ -114,6 +111,37 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 		return err
 	}
 	return s.applied(e, answer)
+}
+
+// remove takes an entry away.
+func (s *Source) remove(ctx context.Context, e ldapmap.Edit) error {
+	var answer error
+	err := s.each(ctx, s.patience(), func(c *connection) error {
+		controls, err := s.guard(ctx, c, e)
+		if err != nil {
+			return said(err)
+		}
+		answer = c.Del(ldap.NewDelRequest(e.DN, controls))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.applied(e, answer)
+}
+
+// guard are the controls that let an edit pass only on the entry that it was made for,
+// where the server and the entry allow for that.
+func (s *Source) guard(ctx context.Context, c *connection, e ldapmap.Edit) ([]ldap.Control, error) {
+	version := e.Was.First(strings.ToLower(ldapmap.AttrVersion))
+	if version == "" {
+		return nil, nil
+	}
+	known, err := s.canAssert(ctx, c)
+	if err != nil || !known {
+		return nil, err
+	}
+	return []ldap.Control{unchanged{version}}, nil
 }
 
 // requests are what an edit asks of a server: an add or a modify request.

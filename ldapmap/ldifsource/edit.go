@@ -83,6 +83,8 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 	if f != nil {
 		name = f.name
 		text, err = rewrite(f.text, e)
+	} else if e.Remove {
+		return conflict("it is not there")
 	} else {
 		for _, other := range now.files {
 			if other.name == newEntries {
@@ -94,7 +96,12 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	if err := verify(text, want); err != nil {
+	if e.Remove {
+		err = verifyRemoved(text, f, e.DN)
+	} else {
+		err = verify(text, want)
+	}
+	if err != nil {
 		return fmt.Errorf("%s: cannot be edited here, change it by hand: %w", name, err)
 	}
 	return renameio.WriteFile(filepath.Join(s.dir, name), text, 0o644, renameio.WithExistingPermissions())
@@ -166,6 +173,19 @@ func verify(text []byte, want ldapmap.Entry) error {
 	return nil
 }
 
+// verifyRemoved reads the new text as a lookup would, and wants all entries to be in
+// it but the one.
+func verifyRemoved(text []byte, f *file, dn string) error {
+	entries, err := parse(text)
+	if err != nil {
+		return err
+	}
+	if _, ok, err := entryOf(entries, dn); err != nil || ok || len(entries) != len(f.entries)-1 {
+		return errors.Join(fmt.Errorf("more or less than entry %q would go", dn), err)
+	}
+	return nil
+}
+
 // entryOf returns the entry with the distinguished name, if it is among the entries.
 func entryOf(entries []ldapmap.Entry, dn string) (e ldapmap.Entry, ok bool, err error) {
 	want, err := memsource.NormalDN(dn)
@@ -195,7 +215,9 @@ func rewrite(text []byte, e ldapmap.Edit) ([]byte, error) {
 		if _, ok, err := entryOf(entries, e.DN); err != nil || !ok {
 			continue // another entry, comments, a version line
 		}
-		if records[i], err = editRecord(record, e.Mods, eol); err != nil {
+		if e.Remove {
+			records[i] = slices.DeleteFunc(record, func(line string) bool { return line[0] != '#' })
+		} else if records[i], err = editRecord(record, e.Mods, eol); err != nil {
 			return nil, err
 		}
 		return []byte(strings.Join(slices.Concat(records...), "")), nil

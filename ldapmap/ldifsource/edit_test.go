@@ -49,6 +49,32 @@ description:: w7xiZXI=
 
 `
 
+// TestRemove: an entry goes, its comments and everything else stay.
+func TestRemove(t *testing.T) {
+	t.Parallel()
+	other := "dn: cn=other,dc=test\nobjectClass: device\ncn: other\n"
+	s := inventory(t, "a.ldif", host+other)
+	edit := ldapmap.Edit{DN: "CN=lnx01,dc=test", Was: was(t, s, "cn=lnx01,dc=test"), Remove: true}
+	changed := *edit.Was
+	changed.Attrs = map[string][]string{"cn": {"lnx01"}}
+	var conflict *ldapmap.ConflictError
+	if err := s.Apply(t.Context(), ldapmap.Edit{DN: edit.DN, Was: &changed, Remove: true}); !errors.As(err, &conflict) {
+		t.Errorf("an entry that changed: %v", err)
+	}
+	if err := s.Apply(t.Context(), edit); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(filepath.Join(s.dir, "a.ldif"))
+	if want := "# Our host. It must not lose this comment.\n# why it runs an old one\n" + other; err != nil || string(got) != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+	for _, e := range []ldapmap.Edit{edit, {DN: "cn=nosuch,dc=test", Remove: true}} {
+		if err := s.Apply(t.Context(), e); !errors.As(err, &conflict) {
+			t.Errorf("an entry that is not there: %v", err)
+		}
+	}
+}
+
 // TestApply: what an edit does to the text.
 func TestApply(t *testing.T) {
 	t.Parallel()

@@ -84,8 +84,9 @@ func (s *Source) Search(_ context.Context, terms []ldapmap.Term, _ []string) ([]
 }
 
 // With returns an indexed Source in which the edit has been made; this one, which has
-// to be indexed, stays as it is. Values to delete that are not there, values to add that are, and an entry that
-// should be there and is not, or the other way round, are errors.
+// to be indexed, stays as it is. Values to delete that are not there, values to add
+// that are, and an entry that should be there and is not, or the other way round, are
+// errors.
 func (s *Source) With(e ldapmap.Edit) (*Source, error) {
 	normal, err := NormalDN(e.DN)
 	if err != nil {
@@ -99,6 +100,9 @@ func (s *Source) With(e ldapmap.Edit) (*Source, error) {
 		return nil, fmt.Errorf("entry %q is there already", e.DN)
 	case !exists && e.Was != nil:
 		return nil, fmt.Errorf("entry %q is not there", e.DN)
+	case exists && e.Remove:
+		changed := New(s.name, slices.Delete(entries, i, i+1))
+		return changed, changed.Index()
 	case exists:
 		old = entries[i]
 	default:
@@ -109,7 +113,8 @@ func (s *Source) With(e ldapmap.Edit) (*Source, error) {
 		return nil, err
 	}
 	changed := New(s.name, entries)
-	return changed, changed.Index()
+	changed.index = s.index.with(entries, i, old, normal)
+	return changed, nil
 }
 
 // Modify returns the entry with the modifications made, as a directory server would
@@ -170,23 +175,48 @@ func (s *Source) Index() error {
 		x.byDN[dn] = i
 	}
 	for _, attr := range indexed() {
-		values := make(map[string][]int)
-		for i, e := range s.entries {
-			for _, v := range e.Attrs[attr] {
-				key := fold(attr, v)
-				if key == "" {
-					continue
-				}
-				if list := values[key]; len(list) == 0 || list[len(list)-1] != i {
-					values[key] = append(list, i)
-				}
-			}
-		}
-		x.values[attr] = values
+		x.values[attr] = indexValues(s.entries, attr)
 	}
 	x.names = slices.Sorted(maps.Keys(x.values["cn"]))
 	s.index = x
 	return nil
+}
+
+// indexValues says which entries have which values of an attribute.
+func indexValues(entries []ldapmap.Entry, attr string) map[string][]int {
+	values := make(map[string][]int)
+	for i, e := range entries {
+		for _, v := range e.Attrs[attr] {
+			key := fold(attr, v)
+			if key == "" {
+				continue
+			}
+			if list := values[key]; len(list) == 0 || list[len(list)-1] != i {
+				values[key] = append(list, i)
+			}
+		}
+	}
+	return values
+}
+
+// with is the index of the entries after entry i, which was another or is new at the
+// end, has changed. What has not changed is shared: an edit touches one attribute or
+// two, of which hardly one is indexed.
+func (x *index) with(entries []ldapmap.Entry, i int, was ldapmap.Entry, normalDN string) *index {
+	y := &index{byDN: x.byDN, values: maps.Clone(x.values), names: x.names}
+	if _, known := y.byDN[normalDN]; !known {
+		y.byDN = maps.Clone(x.byDN)
+		y.byDN[normalDN] = i
+	}
+	for _, attr := range indexed() {
+		if !slices.Equal(was.Attrs[attr], entries[i].Attrs[attr]) {
+			y.values[attr] = indexValues(entries, attr)
+		}
+	}
+	if !slices.Equal(was.Attrs["cn"], entries[i].Attrs["cn"]) {
+		y.names = slices.Sorted(maps.Keys(y.values["cn"]))
+	}
+	return y
 }
 
 // indexed are the attributes that lookups ask for by value.

@@ -85,6 +85,59 @@ func TestIndexAgrees(t *testing.T) {
 	}
 }
 
+// TestWithAgrees: after any number of edits, a search finds what it would find in a
+// source that was made of the result.
+func TestWithAgrees(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	s := indexedSource(t, entry("cn=n0,dc=test", "cn: n0", "objectclass: device"))
+	some := 0
+	for i := range 400 {
+		dn := fmt.Sprintf("CN=n%d,dc=test", random.IntN(40))
+		e := ldapmap.Edit{DN: dn}
+		was, exists := s.Entry(dn)
+		if exists {
+			e.Was = &was
+		}
+		attr := []string{"cn", "objectClass", "member", "description", "uid"}[random.IntN(5)]
+		value := fmt.Sprintf("cn=n%d,dc=test", random.IntN(10))
+		switch has := was.Attrs[strings.ToLower(attr)]; {
+		case exists && random.IntN(8) == 0:
+			e.Remove = true
+		case len(has) > 0 && random.IntN(2) == 0:
+			e.Mods = []ldapmap.Mod{{Op: ldapmap.ModDelete, Attr: attr, Values: has[:1]}}
+		default:
+			e.Mods = []ldapmap.Mod{{Op: ldapmap.ModAdd, Attr: attr, Values: []string{fmt.Sprintf("%d%s", i, value)}}}
+			if attr == "member" {
+				e.Mods[0].Values = []string{strings.Repeat(" ", i) + value}
+			}
+		}
+		changed, err := s.With(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = changed
+		fresh := indexedSource(t, s.Entries()...)
+		for _, test := range []ldapmap.Test{
+			{Attr: "member", Value: value}, {Attr: "cn", Op: ldapmap.Prefix, Value: fmt.Sprint(i % 10)},
+			{Attr: attr, Value: fmt.Sprintf("%d%s", i, value)}, {Attr: "objectClass", Value: "device"},
+		} {
+			terms := []ldapmap.Term{{{test}}}
+			a, err := s.Search(t.Context(), terms, nil)
+			b, err2 := fresh.Search(t.Context(), terms, nil)
+			if err != nil || err2 != nil || !reflect.DeepEqual(a, b) {
+				t.Fatalf("edit %d, %v: %q, want %q (%v, %v)", i, test, dns(a), dns(b), err, err2)
+			}
+			some += len(a)
+		}
+		if got, ok := s.Entry(dn); ok == e.Remove || ok && !strings.EqualFold(got.DN, dn) {
+			t.Fatalf("edit %d: entry %q: %v, %v", i, dn, got, ok)
+		}
+	}
+	if some == 0 {
+		t.Error("nothing was found in any search")
+	}
+}
+
 func TestIndexRefuses(t *testing.T) {
 	for _, entries := range [][]ldapmap.Entry{
 		{entry("cn=a,dc=test"), entry("CN=A, dc=test")}, {entry("nonsense")},
@@ -131,6 +184,16 @@ func TestWith(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
+	}
+	gone, err := s.With(ldapmap.Edit{DN: was.DN, Was: &was, Remove: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := gone.Entry(was.DN); ok || len(gone.Entries()) != 0 {
+		t.Errorf("not removed: %v", gone.Entries())
+	}
+	if _, err := gone.With(ldapmap.Edit{DN: was.DN, Was: &was, Remove: true}); err == nil {
+		t.Error("removed twice")
 	}
 	if got, _ := s.Entry(was.DN); strings.Join(got.Attrs["levelfsassignment"], " ") != "emacs=1 vi=1" {
 		t.Errorf("the source itself was changed: %v", got)
