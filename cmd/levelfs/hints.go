@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"strings"
 
+	"github.com/go-ldap/ldap/v3"
+
 	"github.com/levelfs/levelfs/internal/account"
+	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/view"
@@ -33,6 +36,9 @@ func hintFor(err error) string {
 		unfit     *layer.UnfitError
 		full      *segment.FullError
 	)
+	if hint := changeHint(err); hint != "" {
+		return hint
+	}
 	switch {
 	case errors.As(err, &noLevel):
 		return fmt.Sprintf("add \"levelfsAssignment: %s=LEVEL\" to the host's entry, or give the component a levelfsDefault", noLevel.Component)
@@ -58,6 +64,8 @@ func hintFor(err error) string {
 		return fmt.Sprintf("chown root %[1]s && chmod 600 %[1]s", secret.Path)
 	case errors.As(err, &referral):
 		return "name a server that has the inventory as uri in levelfs.toml, and one that takes changes in [source.write]"
+	case ldap.IsErrorAnyOf(err, ldap.LDAPResultSizeLimitExceeded, ldap.LDAPResultAdminLimitExceeded):
+		return "let whoever reads have more entries: docs/servers.md says how, under Limits"
 	case errors.As(err, &config):
 		return "correct the [[source]] in levelfs.toml"
 	case errors.As(err, &location):
@@ -98,6 +106,50 @@ func xipHint(fstype string, kind layer.ProblemKind) string {
 		return "mount and unmount it once writable, or make it without a journal: mkfs.ext4 -O ^has_journal"
 	case layer.Encrypted:
 		return "store the files without encryption and fs-verity: the digest of the layer protects them"
+	}
+	return ""
+}
+
+// changeHint is what to do about an error of a verb that changes the inventory, or "".
+// Each line is a hint of its own.
+func changeHint(err error) string {
+	var (
+		conflict  *ldapmap.ConflictError
+		left      *leftError
+		choice    *edit.ChoiceError
+		name      *edit.AmbiguousNameError
+		absent    *edit.AbsentError
+		component *edit.NewComponentError
+		digest    *edit.DigestError
+		exists    *edit.ExistsError
+		place     *edit.PlaceError
+		referred  *edit.ReferredError
+	)
+	switch {
+	case errors.As(err, &conflict):
+		return "look at it again, and repeat the command: \"levelfs level history\" shows who changed it"
+	case errors.As(err, &left) && len(left.commands) > 0:
+		return strings.Join(append([]string{"give them another level first:"}, left.commands...), "\n")
+	case errors.As(err, &left):
+		return "give them another level first, or repeat the command with --force"
+	case errors.As(err, &choice):
+		return "say which one: --local for the first source, --central for the last"
+	case errors.As(err, &name):
+		return "name one of them: " + strings.Join(name.Candidates, ", ")
+	case errors.As(err, &absent) && absent.Kind == edit.Host:
+		return "its entry can be made with --in DN, if the server lets you"
+	case errors.As(err, &absent):
+		return fmt.Sprintf("choose the other source with --local or --central, or make the %s there first", absent.Kind)
+	case errors.As(err, &component):
+		return "correct the name, or make the component as well with --create-component"
+	case errors.As(err, &digest):
+		return "a layer never changes: give the new image another name, with \"levelfs layer build --name\""
+	case errors.As(err, &exists) && exists.Kind == "level":
+		return "a level never changes: publish what is new as another level"
+	case errors.As(err, &place):
+		return "name the DN below which to make it with --in"
+	case errors.As(err, &referred):
+		return "undo that first: levelfs unassign CALLER --profile " + referred.Profile
 	}
 	return ""
 }

@@ -1,5 +1,5 @@
 // Command levelfs is the administrator's view of levelfs: what would be mounted
-// and why, what is mounted, and the making of layers.
+// and why, what is mounted, the making of layers, and the software inventory.
 package main
 
 import (
@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
@@ -47,11 +48,15 @@ EXIT STATUS
 		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return err
+			}
 			understood = true
 			if verbose, _ := cmd.Flags().GetBool("verbose"); verbose {
 				log.SetLevel(logrus.DebugLevel)
 			}
+			return nil
 		},
 	}
 	root.PersistentFlags().BoolP("verbose", "v", false, "say more on standard error")
@@ -59,7 +64,16 @@ EXIT STATUS
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint())
+	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho())
+	for _, verb := range changeVerbs(doChange) {
+		switch verb.Name() {
+		case "level":
+			addLevelReads(verb)
+		case "profile":
+			addProfileReads(verb)
+		}
+		root.AddCommand(verb)
+	}
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {
@@ -79,7 +93,9 @@ EXIT STATUS
 		return exitUsage
 	}
 	if hint := hintFor(err); hint != "" && !errors.Is(err, context.Canceled) {
-		fmt.Fprintf(stderr, "levelfs: hint: %s\n", hint)
+		for line := range strings.SplitSeq(hint, "\n") {
+			fmt.Fprintf(stderr, "levelfs: hint: %s\n", line)
+		}
 	}
 	return failed
 }

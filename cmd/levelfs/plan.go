@@ -20,6 +20,8 @@ import (
 type planOptions struct {
 	host, user, target string
 	json               bool
+	allHosts, all      bool
+	changes            []string // with allHosts: to be looked at as if they were made
 }
 
 func newPlan() *cobra.Command {
@@ -34,16 +36,31 @@ reading the inventory.
 
 KEY is COMPONENT, or COMPONENT@LEVEL for that level, read-only.
 
+With --all-hosts it is shown how many callers run which level of a component, and with
+--if what another change would come to: how many would change from which level to
+which, and who. The change is written as it would be typed; several are made one after
+the other.
+
 EXIT STATUS
   0   the view can be mounted
   1   it cannot, on this machine or at all; the reason is on standard error
   64  the command line was wrong`,
 		Example: `  levelfs plan emacs
   levelfs plan emacs --host lnx02.example.org
-  levelfs plan emacs@29.4-1 --json`,
+  levelfs plan emacs@29.4-1 --json
+  levelfs plan --all-hosts emacs --if "assign group:testguests emacs=30.1-1"
+  levelfs plan --all-hosts emacs --if "level release emacs@30.1-1" --if "assign default emacs=30.1-1"`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeComponents,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case o.allHosts && (o.host != "" || o.user != "" || o.target != ""):
+				return &usageError{"--all-hosts is about everybody: not with --host, --user or --target"}
+			case o.allHosts:
+				return runPlanFleet(cmd, args[0], o)
+			case len(o.changes) > 0 || o.all:
+				return &usageError{"--if and --all need --all-hosts"}
+			}
 			return runPlan(cmd, args[0], o)
 		},
 	}
@@ -51,6 +68,9 @@ EXIT STATUS
 	cmd.Flags().StringVar(&o.user, "user", "", "a user on it that asks (default: the host itself)")
 	cmd.Flags().StringVar(&o.target, "target", "", "the mount point (default: where the maps put it)")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&o.allHosts, "all-hosts", false, "for every caller instead of one")
+	cmd.Flags().BoolVar(&o.all, "all", false, "with --if: name every caller who would change, and not only the first 20")
+	cmd.Flags().StringArrayVar(&o.changes, "if", nil, "a change to look at as if it were made, such as \"assign lnx01 emacs=30.1-1\"")
 	return cmd
 }
 

@@ -38,8 +38,9 @@ func TestScripts(t *testing.T) {
 			return len(views) > 0, err
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": testenv.Exits,
-			"tree":  tree,
+			"exits":    testenv.Exits,
+			"tree":     tree,
+			"envsubst": envsubst,
 		},
 	})
 }
@@ -68,6 +69,16 @@ func tree(ts *testscript.TestScript, neg bool, args []string) {
 	} else if before != list.String() {
 		ts.Fatalf("the directory has changed; before:\n%safter:\n%s", before, list.String())
 	}
+}
+
+// envsubst copies a file with variables replaced: envsubst FROM TO.
+func envsubst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: envsubst FROM TO")
+	}
+	to := ts.MkAbs(args[1])
+	ts.Check(os.MkdirAll(filepath.Dir(to), 0o755))
+	ts.Check(os.WriteFile(to, []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o644))
 }
 
 // TestNoOutput is what a script cannot do: standard output that takes nothing.

@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-ldap/ldap/v3"
 	"github.com/sirupsen/logrus"
 
 	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -209,6 +211,19 @@ func TestHints(t *testing.T) {
 		{&ldapmap.UnavailableError{Source: "ldaps://a ldaps://b", Err: fs.ErrNotExist}, "-H ldaps://a "},
 		{&view.LocationError{Layer: "base"}, "copy the image"},
 		{fs.ErrPermission, "root"},
+		{&ldapmap.ConflictError{Source: "/x", DN: "cn=x", Err: fs.ErrExist}, "repeat"},
+		{&leftError{}, "--force"},
+		{&ldapmap.ConfigError{Source: "/x", Err: ldap.NewError(ldap.LDAPResultSizeLimitExceeded, fs.ErrInvalid)}, "Limits"},
+		{&leftError{commands: []string{"levelfs assign default emacs=2"}}, "\nlevelfs assign default emacs=2"},
+		{&edit.ChoiceError{}, "--central"},
+		{&edit.AmbiguousNameError{Candidates: []string{"host:a", "user:a"}}, "host:a, user:a"},
+		{&edit.AbsentError{Kind: edit.Host}, "--in"},
+		{&edit.AbsentError{Kind: edit.User}, "make the user"},
+		{&edit.NewComponentError{}, "--create-component"},
+		{&edit.DigestError{}, "another name"},
+		{&edit.ExistsError{Kind: "level"}, "another level"},
+		{&edit.PlaceError{}, "--in"},
+		{&edit.ReferredError{Profile: "p"}, "--profile p"},
 		{errors.New("whatever"), ""},
 	} {
 		got := hintFor(errors.Join(fmt.Errorf("more: %w", c.err)))
