@@ -24,6 +24,9 @@ type Applier struct {
 	// Mount2 makes the overlay with mount(2) even where the kernel knows
 	// lowerdir+, as it has to be done before Linux 6.7.
 	Mount2 bool
+	// NoBeneath replaces a view as it has to be done before Linux 6.5, even where the
+	// kernel can mount beneath another mount: only while nobody uses it.
+	NoBeneath bool
 	// Long, if set, wraps the context of work that can take seconds: reading all of
 	// an image that was not checked before. A command listens for signals there and
 	// not from the start, since setting that up takes time on every mount.
@@ -49,6 +52,9 @@ func (e *StepError) Unwrap() error { return e.Err }
 // Apply mounts the plan's view. It returns nil only if the view is mounted at the
 // target. On an error, and if the process is killed at any point, no mount and no
 // loop device stays, and the private layer is as it was.
+//
+// If the plan replaces a view, that one is as it was after an error. If the process is
+// killed, the one or the other is there, and [Heal] gives it back what it lacks.
 func (a *Applier) Apply(ctx context.Context, p *Plan) error {
 	own := *p // which devices are chosen is this execution's
 	own.Layers = slices.Clone(p.Layers)
@@ -71,6 +77,8 @@ type execution struct {
 	lock    *os.File         // the private layer's
 	stage   *stage
 	loops   *loopDevices              // nil before the first image
+	old     *os.File                  // the view that is replaced (O_PATH)
+	view    *os.File                  // the one that takes its place, still attached nowhere
 	users   *os.File                  // user namespace with the plan's IDMap; nil before the first layer
 	mapped  []string                  // mounts on the stage that are covered by mapped ones
 	undo    []func(failed bool) error // in the order in which the things were done
@@ -121,13 +129,29 @@ func (x *execution) onFailure(f func() error) {
 	})
 }
 
+// onlyFinally forgets what was to happen on failure: what was done cannot be undone any
+// more, and need not be.
+func (x *execution) onlyFinally() {
+	undo := x.undo
+	x.undo = nil
+	for _, f := range undo {
+		x.undo = append(x.undo, func(bool) error { return f(false) })
+	}
+}
+
 func (x *execution) step(ctx context.Context, s Step) error {
 	p := x.plan
 	switch s.Op {
 	case OpTarget:
 		return checkTarget(s.Target)
 	case OpLock:
-		return x.lockPrivate(ctx)
+		return x.takeLock(ctx, s.Target)
+	case OpReplaces:
+		return x.holdOld()
+	case OpFreeze:
+		return x.freeze(ctx)
+	case OpReplace:
+		return x.replace()
 	case OpIdle:
 		return p.Private.idle(x.lock, p.Run)
 	case OpDevice:
@@ -226,8 +250,9 @@ func (x *execution) makeStage(dir string) (err error) {
 	return nil
 }
 
-// overlay makes the view on the stage, where it is seen by nobody, leaves the
-// stage, notes which device the view is, and attaches it at its target.
+// overlay makes the view on the stage, where it is seen by nobody. Unless it replaces
+// another it leaves the stage, notes which device the view is, and attaches it at its
+// target.
 func (x *execution) overlay(ctx context.Context) error {
 	p := x.plan
 	if x.loops != nil {
@@ -242,7 +267,11 @@ func (x *execution) overlay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer view.Close()
+	x.finally(view.Close)
+	if p.Replaces != nil {
+		x.view = view
+		return x.writable()
+	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(view.Fd()), &st); err != nil {
 		return err
@@ -250,10 +279,8 @@ func (x *execution) overlay(ctx context.Context) error {
 	if err := x.stage.leave(); err != nil {
 		return err
 	}
-	if p.Private != nil && !p.Private.Ephemeral {
-		if _, err := x.lock.WriteAt([]byte(useRecord(bootID(), st.Dev)), 0); err != nil {
-			return err
-		}
+	if err := x.noteUse(st.Dev, 0); err != nil {
+		return err
 	}
 	if err := noteView(p.Run, st.Dev, p.Private); err != nil {
 		return err
@@ -396,14 +423,19 @@ func (x *execution) mount2Overlay() (*os.File, error) {
 	return os.NewFile(uintptr(fd), p.Source), nil
 }
 
-// mountAttrs translates mount(8)'s flag names for fsmount(2).
-func mountAttrs(flags []string) (attrs int, err error) {
-	names := map[string]int{
+// mountFlags are mount(8)'s names of the flags that fsmount(2) takes.
+func mountFlags() map[string]int {
+	return map[string]int{
 		"ro": unix.MOUNT_ATTR_RDONLY, "nodev": unix.MOUNT_ATTR_NODEV, "nosuid": unix.MOUNT_ATTR_NOSUID,
 		"noexec": unix.MOUNT_ATTR_NOEXEC, "noatime": unix.MOUNT_ATTR_NOATIME,
 		"nodiratime": unix.MOUNT_ATTR_NODIRATIME, "relatime": unix.MOUNT_ATTR_RELATIME,
 		"strictatime": unix.MOUNT_ATTR_STRICTATIME,
 	}
+}
+
+// mountAttrs translates mount(8)'s flag names for fsmount(2).
+func mountAttrs(flags []string) (attrs int, err error) {
+	names := mountFlags()
 	for _, f := range flags {
 		bit, ok := names[f]
 		if !ok {

@@ -3,6 +3,7 @@ package mounter
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -31,9 +32,15 @@ type Request struct {
 	// layers than it had is refused.
 	Released bool
 	Private  *Private // nil: the view is read-only
-	Flags    []string // mount flags by their mount(8) names; nodev is added
-	Run      string   // directory for what does not outlive a boot
-	Cache    string   // directory for what can be had again
+	// Replaces is the mounted view whose place the new one is to take, together with
+	// its private layer, or nil for a mount where there is none.
+	Replaces *View
+	// Discard allows to replace a view whose private layer is in memory, although what
+	// is in it cannot be handed over.
+	Discard bool
+	Flags   []string // mount flags by their mount(8) names; nodev is added
+	Run     string   // directory for what does not outlive a boot
+	Cache   string   // directory for what can be had again
 }
 
 // A Layer is one read-only layer as it is on this machine.
@@ -119,6 +126,11 @@ func (p *Private) work() string  { return filepath.Join(p.Dir, "work") }
 func (p *Private) level() string { return filepath.Join(p.Dir, "level") }
 func (p *Private) lock() string  { return filepath.Join(p.Dir, "lock") }
 
+// otherWork is the work directory of a view that replaces one with the usual: an
+// overlay that is made clears its work directory, and the one that had it before could
+// not go on if it had to.
+func (p *Private) otherWork() string { return filepath.Join(p.Dir, "work2") }
+
 // A Plan is a view that could be mounted, as pure data.
 type Plan struct {
 	Name   string  `json:"name"`   // "emacs@29.4-1"
@@ -128,6 +140,7 @@ type Plan struct {
 	// Released: the level never changes.
 	Released bool     `json:"released"`
 	Private  *Private `json:"private,omitempty"`
+	Replaces *Old     `json:"replaces,omitempty"`
 	IDMap    *IDMap   `json:"idmap,omitempty"` // whose the layers' files are; nil: whose they are
 	Flags    []string `json:"flags"`           // of the mount
 	Options  []string `json:"options"`         // of overlayfs, layers excluded
@@ -135,6 +148,16 @@ type Plan struct {
 	Run      string   `json:"run"`
 	Cache    string   `json:"cache"`
 	Steps    []Step   `json:"steps"`
+}
+
+// An Old is the view that a plan replaces: which one, so that it is no other when the
+// plan is executed, and what it has in use.
+type Old struct {
+	Name  string `json:"name"`
+	ID    int    `json:"id"` // of the mount
+	Major uint32 `json:"major"`
+	Minor uint32 `json:"minor"`
+	Work  string `json:"work,omitempty"` // workdir
 }
 
 // A Step is one thing to do. What it does it to is in the Plan: Layer is an index
@@ -149,22 +172,26 @@ type Step struct {
 // Op says what a Step does.
 type Op string
 
-// The operations, in the order in which a plan has them.
+// The operations, in the order in which a plan has them. A plan that replaces a view has
+// OpReplaces for OpTarget and OpIdle, and leaves the stage before the last step.
 const (
-	OpTarget  Op = "target"  // refuse a mount point that is no directory, or in a view
-	OpLock    Op = "lock"    // take the private layer's lock
-	OpIdle    Op = "idle"    // refuse if any view uses the private layer
-	OpDevice  Op = "device"  // find the image in shared memory, attached if need be
-	OpCheck   Op = "check"   // refuse an image that is not the layer
-	OpStage   Op = "stage"   // a mount namespace and a tmpfs for the layers' mounts
-	OpMount   Op = "mount"   // mount an image on the stage, through a loop device that is shared
-	OpBind    Op = "bind"    // bind a plain directory on the stage
-	OpIDMap   Op = "idmap"   // map root's files in the layer to the private layer's owner, if the kernel can
-	OpEmpty   Op = "empty"   // an empty directory: overlayfs wants two layers
-	OpPrivate Op = "private" // make upperdir and workdir if they are not there
-	OpRecord  Op = "record"  // write down which level the private layer is under
-	OpOverlay Op = "overlay" // stack the layers and attach the view
-	OpUnstage Op = "unstage" // give up the stage: only the view stays
+	OpTarget   Op = "target"   // refuse a mount point that is no directory, or in a view
+	OpLock     Op = "lock"     // take the private layer's lock
+	OpIdle     Op = "idle"     // refuse if any view uses the private layer
+	OpReplaces Op = "replaces" // hold on to the view that is replaced, and refuse if it is another
+	OpDevice   Op = "device"   // find the image in shared memory, attached if need be
+	OpCheck    Op = "check"    // refuse an image that is not the layer
+	OpStage    Op = "stage"    // a mount namespace and a tmpfs for the layers' mounts
+	OpMount    Op = "mount"    // mount an image on the stage, through a loop device that is shared
+	OpBind     Op = "bind"     // bind a plain directory on the stage
+	OpIDMap    Op = "idmap"    // map root's files in the layer to the private layer's owner, if the kernel can
+	OpEmpty    Op = "empty"    // an empty directory: overlayfs wants two layers
+	OpPrivate  Op = "private"  // make upperdir and workdir if they are not there
+	OpFreeze   Op = "freeze"   // make the old view read-only, or refuse if somebody writes
+	OpRecord   Op = "record"   // write down which level the private layer is under
+	OpOverlay  Op = "overlay"  // stack the layers, and attach the view unless it replaces one
+	OpUnstage  Op = "unstage"  // give up the stage: only the view stays
+	OpReplace  Op = "replace"  // attach the view beneath the old one, and take that away
 )
 
 // A PlanError is a view that cannot be mounted as it is described.
@@ -189,6 +216,12 @@ func Build(r Request) (*Plan, error) {
 		return refuse("no layers")
 	case len(r.Layers) > maxLayers:
 		return refuse("%d layers, but overlayfs takes at most %d", len(r.Layers), maxLayers)
+	}
+	if reason := r.irreplaceable(); reason != "" {
+		return refuse("%s", reason)
+	}
+	if r.Replaces != nil && r.Private != nil && r.Private.Ephemeral && !r.Discard {
+		return nil, &LossError{View: r.Replaces.Name, Target: r.Target}
 	}
 	names, contents := make(map[string]bool), make(map[string]string)
 	for _, l := range r.Layers {
@@ -219,6 +252,9 @@ func Build(r Request) (*Plan, error) {
 		Run:      r.Run,
 		Cache:    r.Cache,
 	}
+	if v := r.Replaces; v != nil {
+		p.Replaces = &Old{Name: v.Name, ID: v.ID, Major: v.Major, Minor: v.Minor, Work: v.Work}
+	}
 	if p.Private != nil {
 		p.IDMap = p.Private.Owner.idMap()
 	} else {
@@ -228,14 +264,28 @@ func Build(r Request) (*Plan, error) {
 	return p, nil
 }
 
+// Shows reports whether the view is what the plan makes: its level, of the same layers.
+func (p *Plan) Shows(v View) bool {
+	var layers []string
+	for _, dir := range p.lowers() {
+		layers = append(layers, filepath.Base(dir))
+	}
+	return v.Name == p.Name && slices.Equal(layers, v.Layers)
+}
+
 func (p *Plan) steps() []Step {
 	var steps []Step
 	add := func(op Op, layer int, path, target string) {
 		steps = append(steps, Step{Op: op, Layer: layer, Path: path, Target: target})
 	}
 	kept := p.Private != nil && !p.Private.Ephemeral
-	add(OpTarget, -1, "", p.Target)
-	if kept {
+	if p.Replaces != nil {
+		add(OpLock, -1, "", p.lock())
+		add(OpReplaces, -1, "", p.Target)
+	} else {
+		add(OpTarget, -1, "", p.Target)
+	}
+	if kept && p.Replaces == nil {
 		add(OpLock, -1, "", p.Private.lock())
 		add(OpIdle, -1, p.Private.upper(), "")
 	}
@@ -264,11 +314,17 @@ func (p *Plan) steps() []Step {
 	if p.Private != nil {
 		add(OpPrivate, -1, p.staged(p.Layers[0]), p.upper())
 	}
+	if p.Replaces != nil && p.Private != nil {
+		add(OpFreeze, -1, "", p.Target)
+	}
 	if kept {
 		add(OpRecord, -1, "", p.Private.level())
 	}
 	add(OpOverlay, -1, p.Stage, p.Target)
 	add(OpUnstage, -1, "", p.Stage)
+	if p.Replaces != nil {
+		add(OpReplace, -1, "", p.Target)
+	}
 	return steps
 }
 
@@ -289,6 +345,9 @@ func (p *Plan) upper() string {
 func (p *Plan) work() string {
 	if p.Private.Ephemeral {
 		return filepath.Join(p.Stage, "work")
+	}
+	if p.Replaces != nil && p.Replaces.Work == p.Private.work() {
+		return p.Private.otherWork()
 	}
 	return p.Private.work()
 }

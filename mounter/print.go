@@ -2,14 +2,15 @@ package mounter
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 )
 
 // Commands renders the plan as shell commands, one a line, that do by hand what
 // an [Applier] does by system calls. They show the layers' mounts for a moment,
-// since a shell has no mount namespace to hide them in; otherwise the outcome is
-// the same.
+// since a shell has no mount namespace to hide them in, and they leave the private
+// layer's history alone; otherwise the outcome is the same.
 func (p *Plan) Commands() []string {
 	var lines []string
 	for _, s := range p.Steps {
@@ -25,9 +26,14 @@ func (p *Plan) commands(s Step) []string {
 			"test -d " + quote(s.Target),
 			"test -z \"$(findmnt --noheadings --output SOURCE --target " + quote(s.Target) + " | grep ^" + SourcePrefix + ")\"",
 		}
+	case OpReplaces:
+		return []string{fmt.Sprintf("test \"$(findmnt --noheadings --raw --output MAJ:MIN --mountpoint %s)\" = %d:%d",
+			quote(s.Target), p.Replaces.Major, p.Replaces.Minor)}
+	case OpFreeze:
+		return []string{"mount -o remount,ro " + quote(s.Target)}
 	case OpLock:
 		return []string{
-			"mkdir -p -m 0700 " + quote(p.Private.Dir),
+			"mkdir -p -m 0700 " + quote(filepath.Dir(s.Target)),
 			"exec 9>>" + quote(s.Target) + " && flock -w 10 9",
 		}
 	case OpIdle:
@@ -87,16 +93,24 @@ func (p *Plan) commands(s Step) []string {
 			words = append(words, quote(strings.TrimSuffix(line, "\n")))
 		}
 		record, file := strings.Join(words, " "), quote(s.Target)
+		keep := "test ! -e " + file + " || cp -p " + file + " " + quote(p.Private.before())
 		if !p.Released {
-			return []string{record + " >" + file}
+			return []string{keep, record + " >" + file}
 		}
 		return []string{
 			// A released level is the same for ever: if it is recorded, it is this one.
 			"test -z \"$(grep -sx " + quote("level "+p.Name) + " " + file + ")\" || " + record + " | cmp - " + file,
+			keep,
 			record + " >" + file,
 		}
 	case OpOverlay:
-		lines := []string{"mount -t overlay -o " + quote(p.typedOptions()) + " " + quote(p.Source) + " " + quote(s.Target)}
+		var lines []string
+		if p.Replaces != nil {
+			lines = append(lines,
+				"# In one instant, and with files open, with mount --beneath (util-linux 2.42) and umount --lazy of the old one.",
+				"umount "+quote(s.Target))
+		}
+		lines = append(lines, "mount -t overlay -o "+quote(p.typedOptions())+" "+quote(p.Source)+" "+quote(s.Target))
 		if p.Private != nil && !p.Private.Ephemeral {
 			// An empty record: the next mount asks the kernel whether the layer is free.
 			lines = append(lines, ": >"+quote(p.Private.lock()), "exec 9>&-")

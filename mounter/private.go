@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,14 +20,13 @@ import (
 // private layer or sets up a loop device: they need milliseconds.
 const lockWait = 30 * time.Second
 
-// lockPrivate makes the private layer's directory if it is not there and locks
-// it until the end of the execution.
-func (x *execution) lockPrivate(ctx context.Context) error {
-	dir := x.plan.Private.Dir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// takeLock makes the lock's directory, which is the private layer's if it has one, and
+// takes the lock until the end of the execution.
+func (x *execution) takeLock(ctx context.Context, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	lock, err := lockFile(ctx, x.plan.Private.lock())
+	lock, err := lockFile(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -85,20 +85,27 @@ func waitForLock(ctx context.Context, f *os.File) (*os.File, error) {
 // private layer. With index=off the kernel itself would only log a warning and
 // let two views write into one directory.
 //
-// The lock file says which overlay was the last one: the boot it was made in and
-// its device number. The layer is free if that was another boot, if no superblock
-// has the number any more, or if a later view has it. If it cannot be told, the
-// kernel is asked, which is always right but leaves a line in its log.
+// The lock file says which overlay was the last one, and which other it was just
+// replacing: the boot they were made in and their device numbers. The layer is free if
+// that was another boot, or if no superblock has one of the numbers any more, or a later
+// view has it. If it cannot be told, the kernel is asked, which is always right but
+// leaves a line in its log.
 func (p *Private) idle(lock *os.File, run string) error {
 	if _, err := os.Lstat(p.upper()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	now := bootID()
-	boot, dev := lastUse(lock)
+	boot, devices := lastUse(lock)
 	if now == "" {
 		boot = "" // without /proc nothing can be said of the record
 	}
-	if boot != "" && (boot != now || superblockGone(dev) || markedByOther(run, dev, p)) {
+	if boot != "" && boot != now {
+		return nil
+	}
+	devices = slices.DeleteFunc(devices, func(dev uint64) bool {
+		return superblockGone(dev) || markedByOther(run, dev, p)
+	})
+	if boot != "" && len(devices) == 0 {
 		return nil
 	}
 	views, err := Views()
@@ -106,12 +113,15 @@ func (p *Private) idle(lock *os.File, run string) error {
 		return err
 	}
 	for _, v := range views {
-		switch {
-		case v.Upper == p.upper():
-			return &InUseError{Private: p.Dir, Target: v.Target}
-		case boot != "" && v.Major == unix.Major(dev) && v.Minor == unix.Minor(dev):
-			return nil // a later view has the number
+		if v.Upper == p.upper() {
+			inUse := &InUseError{Private: p.Dir, Target: v.Target}
+			_, err := healLocked(p.Dir, lock, run, views)
+			return errors.Join(inUse, err)
 		}
+		devices = slices.DeleteFunc(devices, func(dev uint64) bool { return v.device() == dev })
+	}
+	if boot != "" && len(devices) == 0 {
+		return nil // later views have the numbers
 	}
 	return p.askKernel()
 }
@@ -156,12 +166,29 @@ func (p *Private) askKernel() error {
 	}
 }
 
-// useRecord is the content of the lock file: which overlay uses the private layer.
+// noteUse writes down in the lock file which overlay uses the private layer, and which
+// other one it is replacing, or 0.
+func (x *execution) noteUse(dev, leaving uint64) error {
+	if p := x.plan.Private; p == nil || p.Ephemeral {
+		return nil
+	}
+	return noteUse(x.lock, dev, leaving)
+}
+
+func noteUse(lock *os.File, dev, leaving uint64) error {
+	_, err := lock.WriteAt([]byte(useRecord(bootID(), dev, leaving)), 0)
+	return err
+}
+
+// useRecord is the content of the lock file: which overlay uses the private layer, and
+// which is being replaced by it. While a new one is not there yet the old one is both.
 // Its length is fixed, so that it can be written over in place: a file that is
 // truncated and written makes ext4 start writing to the disk at once, which takes
 // longer than all the rest of the mount. It need not survive a crash of the
 // machine, after which nothing uses the layer anyway.
-func useRecord(boot string, dev uint64) string { return fmt.Sprintf("%s %-20d\n", boot, dev) }
+func useRecord(boot string, dev, leaving uint64) string {
+	return fmt.Sprintf("%s %-20d %-20d\n", boot, dev, leaving)
+}
 
 // noteView leaves a mark for the view's device number in the run directory: its
 // time tells the age of the view, and its content which private layer the number
@@ -195,18 +222,26 @@ func viewMark(run string, major, minor uint32) string {
 	return filepath.Join(run, "views", fmt.Sprintf("%d:%d", major, minor))
 }
 
-// lastUse reads a useRecord. An empty boot means that it is not known.
-func lastUse(lock *os.File) (boot string, dev uint64) {
-	text := make([]byte, len(useRecord(strings.Repeat("-", 36), 0)))
+// lastUse reads a useRecord. An empty boot means that it is not known. The second
+// device is that of the view that is being replaced.
+func lastUse(lock *os.File) (boot string, devices []uint64) {
+	text := make([]byte, len(useRecord(strings.Repeat("-", 36), 0, 0)))
 	if n, err := lock.ReadAt(text, 0); n < len(text) && err != nil {
-		return "", 0
+		return "", nil
 	}
-	boot, number, ok := strings.Cut(strings.TrimSpace(string(text)), " ")
-	dev, err := strconv.ParseUint(number, 10, 64)
-	if !ok || err != nil || len(boot) != 36 {
-		return "", 0
+	words := strings.Fields(string(text))
+	if len(words) != 3 || len(words[0]) != 36 {
+		return "", nil
 	}
-	return boot, dev
+	dev, err := strconv.ParseUint(words[1], 10, 64)
+	leaving, leavingErr := strconv.ParseUint(words[2], 10, 64)
+	switch {
+	case err != nil || leavingErr != nil || dev == 0:
+		return "", nil
+	case leaving == 0:
+		return words[0], []uint64{dev}
+	}
+	return words[0], []uint64{dev, leaving}
 }
 
 // bootID is the kernel's random name for this boot (random(4)).
@@ -320,13 +355,14 @@ func (x *execution) record(path string) error {
 	if x.plan.Released && strings.HasPrefix(string(old), "level "+x.plan.Name+"\n") {
 		return &ChangedError{Level: x.plan.Name, Was: string(old), Is: record}
 	}
-	existed := err == nil
-	x.onFailure(func() error {
-		if existed {
-			return writeDurably(path, string(old))
-		}
-		return os.Remove(path)
-	})
+	if err != nil {
+		x.onFailure(func() error { return os.Remove(path) })
+		return writeDurably(path, record)
+	}
+	if err := x.plan.Private.keepRecord(); err != nil {
+		return err
+	}
+	x.onFailure(x.plan.Private.restoreRecord)
 	return writeDurably(path, record)
 }
 
@@ -348,7 +384,11 @@ func writeDurably(path, text string) error {
 	if err != nil {
 		return errors.Join(err, os.Remove(temporary))
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return syncDirectory(filepath.Dir(path))
+}
+
+func syncDirectory(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
 		return err
 	}

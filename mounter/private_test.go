@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,17 +22,22 @@ func TestLastUse(t *testing.T) {
 	}
 	const other = "00000000-0000-0000-0000-000000000000"
 	for _, use := range []struct {
-		boot string
-		dev  uint64
-	}{{bootID(), 1<<64 - 1}, {other, 0x123}, {bootID(), 0}} { // written over one another
-		if _, err := f.WriteAt([]byte(useRecord(use.boot, use.dev)), 0); err != nil {
+		boot         string
+		dev, leaving uint64
+		want         []uint64
+	}{
+		{bootID(), 1<<64 - 1, 1<<64 - 1, []uint64{1<<64 - 1, 1<<64 - 1}}, // written over one another
+		{other, 0x123, 0, []uint64{0x123}},
+		{bootID(), 1, 2, []uint64{1, 2}},
+	} {
+		if _, err := f.WriteAt([]byte(useRecord(use.boot, use.dev, use.leaving)), 0); err != nil {
 			t.Fatal(err)
 		}
-		if boot, dev := lastUse(f); boot != use.boot || dev != use.dev {
-			t.Errorf("got %q, %#x, want %+v", boot, dev, use)
+		if boot, devices := lastUse(f); boot != use.boot || !slices.Equal(devices, use.want) {
+			t.Errorf("got %q, %#x, want %+v", boot, devices, use)
 		}
 	}
-	whole := useRecord(other, 12)
+	whole := useRecord(other, 12, 0)
 	for name, content := range map[string]string{
 		"empty":      "",
 		"no number":  other + strings.Repeat(" ", 30),
@@ -41,12 +47,14 @@ func TestLastUse(t *testing.T) {
 		"short boot": whole[1:] + " ",
 		"zeros":      strings.Repeat("\x00", len(whole)),
 		"cut":        whole[:len(whole)-2],
+		"no device":  useRecord(other, 0, 12),
+		"one device": whole[:36+1+20+1] + strings.Repeat(" ", 21),
 	} {
 		if err := errors.Join(f.Truncate(0), os.WriteFile(f.Name(), []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if got, dev := lastUse(f); got != "" {
-			t.Errorf("%s: boot %q, %d; want that it is not known", name, got, dev)
+		if got, devices := lastUse(f); got != "" {
+			t.Errorf("%s: boot %q, %d; want that it is not known", name, got, devices)
 		}
 	}
 }

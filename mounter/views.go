@@ -3,6 +3,7 @@ package mounter
 import (
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,29 +13,42 @@ import (
 
 // A View is a mounted view, as the kernel describes it.
 type View struct {
-	Target   string   // mount point
-	Name     string   // "emacs@29.4-1", from the mount's source
-	Layers   []string // mounts of its layers, topmost first: "emacs-bin@3f2a9c81d0e4"
-	Upper    string   // upperdir, or "" if the view has none
-	ReadOnly bool
-	Options  []string // of the mount and of overlayfs, layers and directories excluded
-	Major    uint32   // device number, by which stat(2) knows it
-	Minor    uint32
+	ID, Parent int      // of the mount, and of the mount that it is mounted on
+	Target     string   // mount point
+	Name       string   // "emacs@29.4-1", from the mount's source
+	Layers     []string // mounts of its layers, topmost first: "emacs-bin@3f2a9c81d0e4"
+	Upper      string   // upperdir, or "" if the view has none
+	Work       string   // workdir
+	ReadOnly   bool
+	// Frozen: the file system is read-only, but not the mount. That is how a view is
+	// that is being replaced, or would have been.
+	Frozen  bool
+	Options []string // of the mount and of overlayfs, layers and directories excluded
+	Major   uint32   // device number, by which stat(2) knows it
+	Minor   uint32
 }
 
 // Views returns the views in this mount namespace, from /proc/self/mountinfo
 // (proc_pid_mountinfo(5)). It touches no mounted file system, so that a dead one
 // cannot stop it.
 func Views() ([]View, error) {
-	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		return m.FSType != "overlay" || !strings.HasPrefix(m.Source, SourcePrefix), false
-	})
+	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !isView(m), false })
 	if err != nil {
 		return nil, err
 	}
+	return viewsOf(infos), nil
+}
+
+func isView(m *mountinfo.Info) bool {
+	return m.FSType == "overlay" && strings.HasPrefix(m.Source, SourcePrefix)
+}
+
+func viewsOf(infos []*mountinfo.Info) []View {
 	views := make([]View, 0, len(infos))
 	for _, m := range infos {
 		v := View{
+			ID:     m.ID,
+			Parent: m.Parent,
 			Target: m.Mountpoint,
 			Name:   strings.TrimPrefix(m.Source, SourcePrefix),
 			Major:  uint32(m.Major), Minor: uint32(m.Minor),
@@ -52,18 +66,28 @@ func Views() ([]View, error) {
 			case "upperdir":
 				v.Upper = value
 			case "workdir":
+				v.Work = value
 			default:
 				v.Options = append(v.Options, unescape(option))
 			}
 		}
-		for _, option := range v.Options {
-			if option == "ro" {
-				v.ReadOnly = true
-			}
-		}
+		v.ReadOnly = slices.Contains(v.Options, "ro")
+		v.Frozen = v.Upper != "" && v.ReadOnly && !slices.Contains(strings.Split(m.Options, ","), "ro")
 		views = append(views, v)
 	}
-	return views, nil
+	return views
+}
+
+// Flags are the view's mount flags, for a view that is to take its place.
+func (v View) Flags() []string {
+	var flags []string
+	names := mountFlags()
+	for _, option := range v.Options {
+		if _, known := names[option]; known && option != "ro" && option != "nodev" {
+			flags = append(flags, option)
+		}
+	}
+	return flags
 }
 
 // Since is when the view was mounted, or the zero time if that is not known (the

@@ -15,6 +15,7 @@ import (
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 // hintFor is what to do about an error, or "". All advice is here: packages only
@@ -35,6 +36,9 @@ func hintFor(err error) string {
 		account   *account.UnknownError
 		unfit     *layer.UnfitError
 		full      *segment.FullError
+		busy      *mounter.BusyError
+		loss      *mounter.LossError
+		unmounted *notMountedError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -76,6 +80,12 @@ func hintFor(err error) string {
 		return "make an image that can: levelfs layer build --xip DIR -o IMAGE"
 	case errors.As(err, &full):
 		return "give a larger --range, retire levels that nobody runs, or let layers share addresses: --reuse"
+	case errors.As(err, &busy):
+		return "end what uses it, or wait for that with --when-idle"
+	case errors.As(err, &loss):
+		return "--discard gives it up; or unmount the view, which does so, too"
+	case errors.As(err, &unmounted):
+		return "there is nothing to change: the next access gets the level that is assigned"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
 	}

@@ -64,7 +64,8 @@ EXIT STATUS
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho())
+	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
+		newSwitch(log), newRefresh(log), newRollback(log), newHistory())
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

@@ -65,6 +65,7 @@ type viewStatus struct {
 	Private      string    `json:"private,omitempty"`      // the private layer's upper directory
 	PrivateBytes int64     `json:"privateBytes,omitempty"` // -1 if it is not known
 	Since        time.Time `json:"since,omitzero"`
+	Heal         string    `json:"heal,omitempty"` // what an interrupted switch has left
 }
 
 func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
@@ -82,12 +83,18 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()
 	wanted := wantedLevels(ctx, c, views, log)
+	interrupted := make(map[int]string) // by mount
+	for _, i := range mounter.Interruptions(c.RunDir(), views) {
+		interrupted[i.View.ID] = i.String()
+		log.Warnf("%v, as a change of level was interrupted: levelfs refresh heals it", i)
+	}
 	statuses := make([]viewStatus, 0, len(views))
 	for _, v := range views {
 		component, _, _ := strings.Cut(v.Name, "@")
 		s := viewStatus{
 			Target: v.Target, Key: component, User: view.UserOf(c, v), Mounted: v.Name, Layers: v.Layers,
 			ReadOnly: v.ReadOnly, Private: v.Upper, Since: v.Since(c.RunDir()),
+			Heal: interrupted[v.ID],
 		}
 		if pinned(v) {
 			s.Key, s.Wanted = v.Name, v.Name

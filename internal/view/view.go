@@ -28,6 +28,10 @@ type Options struct {
 	User     string   // whose private layer; empty: the host's
 	// Account is the user's, if whoever asks knows it. Otherwise it is looked up.
 	Account *account.Account
+	// Replaces is the mounted view whose place the new one takes, with its mount flags, or
+	// nil.
+	Replaces *mounter.View
+	Discard  bool // replace it even if what is in its private layer is lost
 }
 
 // A LocationError is a layer whose image is not on this machine, or is where it
@@ -48,9 +52,14 @@ func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target s
 		Name:     r.Level.Name,
 		Target:   target,
 		Released: r.Level.State == "released",
+		Replaces: o.Replaces,
+		Discard:  o.Discard,
 		Flags:    o.Flags,
 		Run:      c.RunDir(),
 		Cache:    c.CacheDir(),
+	}
+	if o.Replaces != nil {
+		request.Flags = o.Replaces.Flags()
 	}
 	var missing []error
 	if !o.ReadOnly {

@@ -1,0 +1,337 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/spf13/cobra"
+
+	"github.com/levelfs/levelfs/internal/cache"
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/view"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+// idlePoll is how often a view that is in use is tried again.
+const idlePoll = 100 * time.Millisecond
+
+// switchOptions are those of all verbs that change the level of mounted views.
+type switchOptions struct {
+	to, user                  string
+	dryRun, whenIdle, discard bool
+	wait                      time.Duration
+	json                      bool
+}
+
+func (o *switchOptions) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would be done, and in which steps")
+	cmd.Flags().BoolVar(&o.whenIdle, "when-idle", false, "wait until no file in the view is open for writing")
+	cmd.Flags().DurationVar(&o.wait, "wait", time.Minute, "how long to wait with --when-idle")
+	cmd.Flags().BoolVar(&o.discard, "discard", false, "replace a view even if its private layer is in memory: what is in it is lost")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+}
+
+func newSwitch(log *logrus.Logger) *cobra.Command {
+	var o switchOptions
+	cmd := &cobra.Command{
+		Use:   "switch COMPONENT",
+		Short: "Change the level of a mounted view, under those who use it",
+		Long: `Give the mounted view of a component another level: the one that the inventory
+assigns now, or with --to any other, until the next mount or refresh.
+
+The new view is made as a whole, with every image checked, before the old one is
+touched. It takes over the private layer and the mount point at one instant: who
+opens a file gets the one level or the other. Who has a file open keeps it, and who
+is in a directory of the old view stays in it; there nothing can be written any more.
+For some milliseconds writes fail with EROFS. While a file in the view is open for
+writing it is refused, with the names of those who have one.
+
+If it fails the old view stays as it was. If it is killed, the next switch, refresh,
+rollback or mount puts right what is left.
+
+A view that was mounted by the name of its level, COMPONENT@LEVEL, is not changed.
+
+EXIT STATUS
+  0   the view has the level now, or had it already
+  1   failed, and the old view stays; the reason is on standard error
+  64  the command line was wrong`,
+		Example: `  levelfs switch emacs
+  levelfs switch emacs --to 29.4-1 --when-idle
+  levelfs switch emacs --user rob --dry-run`,
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeComponents,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return runSwitch(cmd, args[0], o, log)
+		},
+	}
+	o.flags(cmd)
+	cmd.Flags().StringVar(&o.to, "to", "", "the level (default: the one that is assigned)")
+	cmd.Flags().StringVar(&o.user, "user", "", "whose view (default: the host's)")
+	return cmd
+}
+
+// A switchReport says what became of one view.
+type switchReport struct {
+	Target   string            `json:"target"`
+	User     string            `json:"user,omitempty"`
+	From     string            `json:"from"`
+	To       string            `json:"to,omitempty"`
+	Changed  bool              `json:"changed"`
+	Seconds  float64           `json:"seconds,omitempty"`  // that the change took, from the plan on
+	Remnants []mounter.Remnant `json:"remnants,omitempty"` // mount namespaces where the old view stays
+	Plan     *mounter.Plan     `json:"plan,omitempty"`     // of a dry run
+	Commands []string          `json:"commands,omitempty"`
+	Error    string            `json:"error,omitempty"`
+}
+
+// A switcher changes views of this machine.
+type switcher struct {
+	*site
+	options switchOptions
+	log     *logrus.Logger
+	views   []mounter.View
+}
+
+// newSwitcher opens the inventory, looks what is mounted, and ends switches that were
+// interrupted: of the component, or, if it is "", all.
+func newSwitcher(ctx context.Context, component string, o switchOptions, log *logrus.Logger) (*switcher, error) {
+	views, err := mounter.Views()
+	if err != nil {
+		return nil, err
+	}
+	s, err := openSite("")
+	if err != nil {
+		return nil, err
+	}
+	sw := &switcher{site: s, options: o, log: log, views: views}
+	if o.dryRun {
+		return sw, nil
+	}
+	if os.Geteuid() != 0 {
+		s.Close()
+		return nil, fmt.Errorf("change a view: %w", fs.ErrPermission)
+	}
+	var concerned []mounter.View
+	for _, v := range views {
+		if component == "" || componentOf(v) == component {
+			concerned = append(concerned, v)
+		}
+	}
+	if err := heal(ctx, s.config, concerned, log); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if sw.views, err = mounter.Views(); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return sw, nil
+}
+
+// heal ends interrupted switches, and says so.
+func heal(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) error {
+	healed, err := mounter.Heal(ctx, c.RunDir(), views)
+	for _, i := range healed {
+		log.Warnf("%v, as a change of level was interrupted: healed", i)
+	}
+	return err
+}
+
+func componentOf(v mounter.View) string {
+	component, _, _ := strings.Cut(v.Name, "@")
+	return component
+}
+
+// of are the views of a component that a user has, or the host, but for those of a level
+// by name.
+func (s *switcher) of(component, user string) ([]mounter.View, error) {
+	var found []mounter.View
+	for _, v := range s.views {
+		if componentOf(v) == component && view.UserOf(s.config, v) == user && !pinned(v) {
+			found = append(found, v)
+		}
+	}
+	if len(found) == 0 {
+		return nil, &notMountedError{component, user}
+	}
+	return found, nil
+}
+
+// A notMountedError is a component of which there is no view to change.
+type notMountedError struct{ component, user string }
+
+func (e *notMountedError) Error() string {
+	if e.user != "" {
+		return fmt.Sprintf("no view of %q is mounted for user %q", e.component, e.user)
+	}
+	return fmt.Sprintf("no view of %q is mounted", e.component)
+}
+
+// parseComponent is for verbs that are about views of components.
+func parseComponent(arg string) (string, error) {
+	key, err := ldapmap.ParseKey(arg)
+	if err != nil {
+		return "", &usageError{err.Error()}
+	}
+	if key.Level != "" {
+		return "", &usageError{fmt.Sprintf("%q is a level, and its view never changes: give the component", arg)}
+	}
+	return key.Component, nil
+}
+
+func runSwitch(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Logger) error {
+	component, err := parseComponent(arg)
+	if err != nil {
+		return err
+	}
+	key := ldapmap.Key{Component: component}
+	if o.to != "" {
+		if key, err = ldapmap.ParseKey(component + "@" + strings.TrimPrefix(o.to, component+"@")); err != nil {
+			return &usageError{err.Error()}
+		}
+	}
+	s, err := newSwitcher(cmd.Context(), component, o, log)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	views, err := s.of(component, o.user)
+	if err != nil {
+		return err
+	}
+	r, err := s.resolve(cmd.Context(), key, o.user)
+	if err != nil {
+		return err
+	}
+	var reports []switchReport
+	var errs []error
+	for _, v := range views {
+		report, err := s.change(cmd.Context(), v, r)
+		reports, errs = append(reports, report), append(errs, err)
+	}
+	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
+}
+
+// resolve asks the inventory which level it is, and what that is made of.
+func (s *switcher) resolve(ctx context.Context, key ldapmap.Key, user string) (*ldapmap.Resolution, error) {
+	ctx, cancel := lookupContext(ctx)
+	defer cancel()
+	return s.Resolve(ctx, ldapmap.Query{Key: key, Host: s.host, User: user})
+}
+
+// known is resolve for a level that this machine has had: if no server answers, its last
+// definition will do.
+func (s *switcher) known(ctx context.Context, key ldapmap.Key, user string) (*ldapmap.Resolution, error) {
+	r, err := s.resolve(ctx, key, user)
+	var down *ldapmap.UnavailableError
+	if !errors.As(err, &down) {
+		return r, err
+	}
+	old, when, cacheErr := cache.Cache{Dir: s.config.CacheDir()}.Level(key.String())
+	if cacheErr != nil {
+		return nil, err
+	}
+	s.log.Warnf("%v; using the definition of %s", err, when.UTC().Format(time.RFC3339))
+	return old, nil
+}
+
+// change gives the view the level. The error is in the report, too.
+func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolution) (report switchReport, err error) {
+	start := time.Now()
+	user := view.UserOf(s.config, v)
+	report = switchReport{Target: v.Target, User: user, From: v.Name, To: r.Level.Name}
+	defer func() {
+		if err != nil {
+			report.Error = err.Error()
+		}
+	}()
+	plan, err := view.Plan(ctx, s.config, r, v.Target, view.Options{User: user, Replaces: &v, Discard: s.options.discard})
+	if err != nil {
+		return report, err
+	}
+	if plan.Shows(v) {
+		return report, nil
+	}
+	if s.options.dryRun {
+		report.Plan, report.Commands = plan, plan.Commands()
+		return report, nil
+	}
+	if err := s.apply(ctx, plan); err != nil {
+		return report, err
+	}
+	report.Changed, report.Seconds = true, time.Since(start).Seconds()
+	if report.Remnants, err = mounter.Remnants(v); err != nil {
+		s.log.Warnf("is the old view mounted elsewhere? %v", err)
+	}
+	for _, old := range report.Remnants {
+		s.log.Warnf("%s stays at %q, read-only, in the mount namespace of process %d (%s)", v.Name, old.Target, old.PID, old.Command)
+	}
+	return report, nil
+}
+
+// apply executes the plan, again and again if it may wait until nobody is in the way.
+func (s *switcher) apply(ctx context.Context, plan *mounter.Plan) error {
+	applier := mounter.Applier{
+		Note:   func(text string) { s.log.Warn(text) },
+		Before: func(step mounter.Step) error { s.log.Debug(step.Op, " ", step.Path, " ", step.Target); return nil },
+	}
+	waitUntil := time.Now().Add(s.options.wait)
+	for {
+		err := applier.Apply(ctx, plan)
+		var busy *mounter.BusyError
+		if !errors.As(err, &busy) || !s.options.whenIdle || time.Now().After(waitUntil) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(idlePoll):
+		}
+	}
+}
+
+// write prints the reports; in JSON always as an array.
+func (s *switcher) write(out io.Writer, reports []switchReport) error {
+	if s.options.json {
+		if reports == nil {
+			reports = []switchReport{}
+		}
+		return writeJSON(out, reports)
+	}
+	var text strings.Builder
+	for _, r := range reports {
+		switch {
+		case r.Error != "": // which is on standard error
+		case r.Changed:
+			fmt.Fprintf(&text, "%s: %s, was %s (%.1f ms)\n", r.Target, r.To, r.From, r.Seconds*1000)
+		case r.Plan != nil:
+			fmt.Fprintf(&text, "%s: would be %s, is %s; steps, as commands:\n", r.Target, r.To, r.From)
+			for _, line := range r.Commands {
+				fmt.Fprintf(&text, "  %s\n", line)
+			}
+		default:
+			fmt.Fprintf(&text, "%s: %s already\n", r.Target, r.From)
+		}
+	}
+	_, err := io.WriteString(out, text.String())
+	return err
+}
+
+// privateOf is the private layer that the view of a component has, or would have.
+func privateOf(c *config.Config, views []mounter.View, component, user string) string {
+	for _, v := range views {
+		if v.Upper != "" && componentOf(v) == component && view.UserOf(c, v) == user {
+			return filepath.Dir(v.Upper)
+		}
+	}
+	return view.PrivateDir(c, user, component)
+}
