@@ -71,17 +71,18 @@ func (a *Applier) Apply(ctx context.Context, p *Plan) error {
 
 // An execution is the state of one Apply.
 type execution struct {
-	plan    *Plan
-	applier *Applier
-	images  map[int]*os.File // layer index -> open image
-	lock    *os.File         // the private layer's
-	stage   *stage
-	loops   *loopDevices              // nil before the first image
-	old     *os.File                  // the view that is replaced (O_PATH)
-	view    *os.File                  // the one that takes its place, still attached nowhere
-	users   *os.File                  // user namespace with the plan's IDMap; nil before the first layer
-	mapped  []string                  // mounts on the stage that are covered by mapped ones
-	undo    []func(failed bool) error // in the order in which the things were done
+	plan      *Plan
+	applier   *Applier
+	images    map[int]*os.File // layer index -> open image
+	lock      *os.File         // the private layer's
+	namespace uint64           // mount namespace in which a view is replaced
+	stage     *stage
+	loops     *loopDevices              // nil before the first image
+	old       *os.File                  // the view that is replaced (O_PATH)
+	view      *os.File                  // the one that takes its place, still attached nowhere
+	users     *os.File                  // user namespace with the plan's IDMap; nil before the first layer
+	mapped    []string                  // mounts on the stage that are covered by mapped ones
+	undo      []func(failed bool) error // in the order in which the things were done
 }
 
 func (x *execution) run(ctx context.Context) (err error) {

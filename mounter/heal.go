@@ -137,8 +137,8 @@ func left(lock string, found []Interruption) []Interruption {
 
 // leaving reports whether the view was being replaced, as far as the lock file knows.
 func leaving(lock *os.File, v View) bool {
-	boot, devices := lastUse(lock)
-	return boot == "" || boot == bootID() && len(devices) == 2 && devices[1] == v.device()
+	u := lastUse(lock)
+	return u.boot == "" || u.boot == bootID() && u.leaving == v.device()
 }
 
 // healLocked is Heal for the views over one private layer, or, if private is "", for all
@@ -165,7 +165,7 @@ func healLocked(private string, lock *os.File, run string, views []View) ([]Inte
 		case !leaving(lock, i.View):
 			continue
 		default:
-			err = i.goBack(&Private{Dir: private}, lock, run)
+			err = i.goBack(&Private{Dir: private}, lock)
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("heal view %s at %q: %w", i.View.Name, i.View.Target, err))
@@ -189,13 +189,13 @@ func (i Interruption) uncover(private string, lock *os.File) error {
 	if private == "" {
 		return nil
 	}
-	return noteUse(lock, i.Covered.device(), 0)
+	return use{boot: bootID(), dev: i.Covered.device()}.note(lock)
 }
 
 // goBack makes the old view what it was: the new one did not come. Which level the
 // private layer is under may have been written down already.
-func (i Interruption) goBack(p *Private, lock *os.File, run string) error {
-	if err := i.alone(p, lock, run); err != nil {
+func (i Interruption) goBack(p *Private, lock *os.File) error {
+	if err := i.alone(p, lock); err != nil {
 		return err
 	}
 	record, err := os.ReadFile(p.level())
@@ -217,18 +217,19 @@ func (i Interruption) goBack(p *Private, lock *os.File, run string) error {
 	if err := i.thaw(); err != nil {
 		return err
 	}
-	return noteUse(lock, i.View.device(), 0)
+	return use{boot: bootID(), dev: i.View.device()}.note(lock)
 }
 
-// alone is an error if another view of the private layer lives: the new one may have come
-// in another mount namespace. It is asked before the old one becomes writable.
-func (i Interruption) alone(p *Private, lock *os.File, run string) error {
-	_, devices := lastUse(lock)
-	unknown := len(devices) == 0
-	devices = slices.DeleteFunc(devices, func(dev uint64) bool {
-		return dev == i.View.device() || superblockGone(dev) || markedByOther(run, dev, p)
-	})
-	if len(devices) == 0 && !unknown {
+// alone is an error if another view of the private layer may live. Where the new one was
+// to be attached it is to be seen, but this may be another mount namespace. It is asked
+// before the old one becomes writable.
+func (i Interruption) alone(p *Private, lock *os.File) error {
+	last := lastUse(lock)
+	here, err := mountNamespaceID()
+	if err != nil {
+		return err
+	}
+	if last.boot != "" && (last.namespace == here || last.dev == last.leaving || superblockGone(last.dev)) {
 		return nil
 	}
 	namespaces, err := mountNamespaces()
@@ -240,11 +241,10 @@ func (i Interruption) alone(p *Private, lock *os.File, run string) error {
 			if v.Upper == p.upper() && v.device() != i.View.device() {
 				return fmt.Errorf("its private layer is in use by view %s in the mount namespace of process %d (%s)", v.Name, n.pid, n.command)
 			}
-			devices = slices.DeleteFunc(devices, func(dev uint64) bool { return v.device() == dev })
 		}
 	}
-	if len(devices) > 0 {
-		return errors.New("it cannot be told whether the new view lives somewhere: unmount this one")
+	if last.boot != "" {
+		return errors.New("whether the new view lives can only be told in the mount namespace where it was to be: heal it there, or unmount this one")
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (p *Private) keepRecord() error {
 	if err := p.appendHistory(now); err != nil {
 		return err
 	}
-	if err := os.Remove(p.before()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIfThere(p.before()); err != nil {
 		return err
 	}
 	return os.Link(p.level(), p.before())

@@ -95,17 +95,15 @@ func (p *Private) idle(lock *os.File, run string) error {
 		return nil
 	}
 	now := bootID()
-	boot, devices := lastUse(lock)
-	if now == "" {
-		boot = "" // without /proc nothing can be said of the record
-	}
-	if boot != "" && boot != now {
+	last := lastUse(lock)
+	known := last.boot != "" && now != "" // without /proc nothing can be said of the record
+	if known && last.boot != now {
 		return nil
 	}
-	devices = slices.DeleteFunc(devices, func(dev uint64) bool {
+	devices := slices.DeleteFunc(last.devices(), func(dev uint64) bool {
 		return superblockGone(dev) || markedByOther(run, dev, p)
 	})
-	if boot != "" && len(devices) == 0 {
+	if known && len(devices) == 0 {
 		return nil
 	}
 	views, err := Views()
@@ -120,7 +118,7 @@ func (p *Private) idle(lock *os.File, run string) error {
 		}
 		devices = slices.DeleteFunc(devices, func(dev uint64) bool { return v.device() == dev })
 	}
-	if boot != "" && len(devices) == 0 {
+	if known && len(devices) == 0 {
 		return nil // later views have the numbers
 	}
 	return p.askKernel()
@@ -166,28 +164,72 @@ func (p *Private) askKernel() error {
 	}
 }
 
-// noteUse writes down in the lock file which overlay uses the private layer, and which
-// other one it is replacing, or 0.
+// A use says which overlays use a private layer: the content of its lock file.
+type use struct {
+	boot string // in which the numbers are good; "": nothing is known
+	dev  uint64 // device number of the overlay
+	// leaving is the number of the overlay that is being replaced, or 0. While the new one
+	// does not exist yet, dev is it, too.
+	leaving   uint64
+	namespace uint64 // mount namespace in which it is replaced
+}
+
+// String is the content of the lock file. Its length is fixed, so that it can be written
+// over in place: a file that is truncated and written makes ext4 start writing to the
+// disk at once, which takes longer than all the rest of the mount. It need not survive a
+// crash of the machine, after which nothing uses the layer anyway.
+func (u use) String() string {
+	return fmt.Sprintf("%-36s %-20d %-20d %-20d\n", u.boot, u.dev, u.leaving, u.namespace)
+}
+
+// note writes the use into the lock file.
+func (u use) note(lock *os.File) error {
+	_, err := lock.WriteAt([]byte(u.String()), 0)
+	return err
+}
+
+// devices are the overlays that may use the private layer.
+func (u use) devices() []uint64 {
+	if u.leaving == 0 {
+		return []uint64{u.dev}
+	}
+	return []uint64{u.dev, u.leaving}
+}
+
+// lastUse reads what the lock file says.
+func lastUse(lock *os.File) use {
+	text := make([]byte, len(use{}.String()))
+	if n, err := lock.ReadAt(text, 0); n < len(text) && err != nil {
+		return use{}
+	}
+	words := strings.Fields(string(text))
+	if len(words) != 4 || len(words[0]) != 36 {
+		return use{}
+	}
+	var numbers [3]uint64
+	for i := range numbers {
+		var err error
+		if numbers[i], err = strconv.ParseUint(words[i+1], 10, 64); err != nil {
+			return use{}
+		}
+	}
+	if numbers[0] == 0 {
+		return use{}
+	}
+	return use{boot: words[0], dev: numbers[0], leaving: numbers[1], namespace: numbers[2]}
+}
+
+// noteUse writes down which overlay uses the private layer, and which other one it is
+// replacing, or 0.
 func (x *execution) noteUse(dev, leaving uint64) error {
 	if p := x.plan.Private; p == nil || p.Ephemeral {
 		return nil
 	}
-	return noteUse(x.lock, dev, leaving)
-}
-
-func noteUse(lock *os.File, dev, leaving uint64) error {
-	_, err := lock.WriteAt([]byte(useRecord(bootID(), dev, leaving)), 0)
-	return err
-}
-
-// useRecord is the content of the lock file: which overlay uses the private layer, and
-// which is being replaced by it. While a new one is not there yet the old one is both.
-// Its length is fixed, so that it can be written over in place: a file that is
-// truncated and written makes ext4 start writing to the disk at once, which takes
-// longer than all the rest of the mount. It need not survive a crash of the
-// machine, after which nothing uses the layer anyway.
-func useRecord(boot string, dev, leaving uint64) string {
-	return fmt.Sprintf("%s %-20d %-20d\n", boot, dev, leaving)
+	u := use{boot: bootID(), dev: dev, leaving: leaving}
+	if leaving != 0 {
+		u.namespace = x.namespace
+	}
+	return u.note(x.lock)
 }
 
 // noteView leaves a mark for the view's device number in the run directory: its
@@ -220,28 +262,6 @@ func markedByOther(run string, dev uint64, p *Private) bool {
 
 func viewMark(run string, major, minor uint32) string {
 	return filepath.Join(run, "views", fmt.Sprintf("%d:%d", major, minor))
-}
-
-// lastUse reads a useRecord. An empty boot means that it is not known. The second
-// device is that of the view that is being replaced.
-func lastUse(lock *os.File) (boot string, devices []uint64) {
-	text := make([]byte, len(useRecord(strings.Repeat("-", 36), 0, 0)))
-	if n, err := lock.ReadAt(text, 0); n < len(text) && err != nil {
-		return "", nil
-	}
-	words := strings.Fields(string(text))
-	if len(words) != 3 || len(words[0]) != 36 {
-		return "", nil
-	}
-	dev, err := strconv.ParseUint(words[1], 10, 64)
-	leaving, leavingErr := strconv.ParseUint(words[2], 10, 64)
-	switch {
-	case err != nil || leavingErr != nil || dev == 0:
-		return "", nil
-	case leaving == 0:
-		return words[0], []uint64{dev}
-	}
-	return words[0], []uint64{dev, leaving}
 }
 
 // bootID is the kernel's random name for this boot (random(4)).
@@ -363,6 +383,9 @@ func (x *execution) record(path string) error {
 		return err
 	}
 	x.onFailure(x.plan.Private.restoreRecord)
+	if x.plan.Replaces != nil { // it is on the disk already
+		return renameDurably(path)
+	}
 	return writeDurably(path, record)
 }
 
@@ -371,6 +394,15 @@ func (x *execution) record(path string) error {
 // name is fixed, unlike in the libraries for this, so that a killed helper leaves
 // one file and not many; the caller holds a lock.
 func writeDurably(path, text string) error {
+	if err := writeNew(path, text); err != nil {
+		return err
+	}
+	return renameDurably(path)
+}
+
+// writeNew is the first half of writeDurably: the new content is on the disk, under the
+// temporary name.
+func writeNew(path, text string) error {
 	temporary := path + ".new"
 	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -378,11 +410,16 @@ func writeDurably(path, text string) error {
 	}
 	_, err = f.WriteString(text)
 	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
 	if err != nil {
 		return errors.Join(err, os.Remove(temporary))
+	}
+	return nil
+}
+
+// renameDurably is the second half.
+func renameDurably(path string) error {
+	if err := os.Rename(path+".new", path); err != nil {
+		return errors.Join(err, os.Remove(path+".new"))
 	}
 	return syncDirectory(filepath.Dir(path))
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
@@ -17,27 +16,23 @@ func TestLastUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if boot, _ := lastUse(f); boot != "" {
-		t.Errorf("new lock file: boot %q", boot)
+	if got := lastUse(f); got != (use{}) {
+		t.Errorf("new lock file: %+v", got)
 	}
 	const other = "00000000-0000-0000-0000-000000000000"
-	for _, use := range []struct {
-		boot         string
-		dev, leaving uint64
-		want         []uint64
-	}{
-		{bootID(), 1<<64 - 1, 1<<64 - 1, []uint64{1<<64 - 1, 1<<64 - 1}}, // written over one another
-		{other, 0x123, 0, []uint64{0x123}},
-		{bootID(), 1, 2, []uint64{1, 2}},
+	for _, want := range []use{
+		{bootID(), 1<<64 - 1, 1<<64 - 1, 1<<64 - 1}, // written over one another
+		{other, 0x123, 0, 0},
+		{bootID(), 1, 2, 4026531841},
 	} {
-		if _, err := f.WriteAt([]byte(useRecord(use.boot, use.dev, use.leaving)), 0); err != nil {
+		if err := want.note(f); err != nil {
 			t.Fatal(err)
 		}
-		if boot, devices := lastUse(f); boot != use.boot || !slices.Equal(devices, use.want) {
-			t.Errorf("got %q, %#x, want %+v", boot, devices, use)
+		if got := lastUse(f); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
-	whole := useRecord(other, 12, 0)
+	whole := use{boot: other, dev: 12}.String()
 	for name, content := range map[string]string{
 		"empty":      "",
 		"no number":  other + strings.Repeat(" ", 30),
@@ -47,14 +42,14 @@ func TestLastUse(t *testing.T) {
 		"short boot": whole[1:] + " ",
 		"zeros":      strings.Repeat("\x00", len(whole)),
 		"cut":        whole[:len(whole)-2],
-		"no device":  useRecord(other, 0, 12),
-		"one device": whole[:36+1+20+1] + strings.Repeat(" ", 21),
+		"no device":  use{boot: other, leaving: 12}.String(),
+		"one device": whole[:36+1+20+1] + strings.Repeat(" ", 42),
 	} {
 		if err := errors.Join(f.Truncate(0), os.WriteFile(f.Name(), []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
-		if got, devices := lastUse(f); got != "" {
-			t.Errorf("%s: boot %q, %d; want that it is not known", name, got, devices)
+		if got := lastUse(f); got != (use{}) {
+			t.Errorf("%s: %+v; want that it is not known", name, got)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -120,11 +121,24 @@ func (x *execution) holdOld() error {
 	if !found {
 		return &GoneError{View: old.Name, Target: target}
 	}
+	if x.namespace, err = mountNamespaceID(); err != nil {
+		return err
+	}
 	if x.old, err = openMount(target, old.device()); err != nil {
 		return err
 	}
 	x.finally(func() error { return x.old.Close() })
 	return nil
+}
+
+// mountNamespaceID is the number of the calling thread's mount namespace (namespaces(7)).
+func mountNamespaceID() (uint64, error) {
+	const path = "/proc/thread-self/ns/mnt"
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return 0, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return st.Ino, nil
 }
 
 // A GoneError is a view that is not mounted any more, or was replaced by another.
@@ -165,8 +179,13 @@ func (x *execution) freeze(ctx context.Context) error {
 	}
 	x.onFailure(func() error { return x.noteUse(old, 0) })
 	if !p.Private.Ephemeral {
-		// Read-only means that all has been written to the disk. Most of it now, as long
-		// as nobody has to wait for it.
+		// What has to be on the disk before the new view comes is written now, when nobody
+		// has to wait for it: the record, and all that was written through the old view.
+		level := p.Private.level()
+		if err := writeNew(level, p.levelRecord()); err != nil {
+			return err
+		}
+		x.onFailure(func() error { return removeIfThere(level + ".new") })
 		if err := syncFileSystem(p.Private.Dir); err != nil {
 			return err
 		}
@@ -186,6 +205,13 @@ func (x *execution) freeze(ctx context.Context) error {
 		}
 	}
 	x.onFailure(func() error { return reconfigure(x.old, "rw") })
+	return nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	return nil
 }
 
@@ -215,10 +241,10 @@ func reconfigure(root *os.File, flag string) error {
 	if err != nil {
 		return fmt.Errorf("fspick: %w", err)
 	}
-	fs := os.NewFile(uintptr(fd), "overlay")
-	defer fs.Close()
+	overlay := os.NewFile(uintptr(fd), "overlay")
+	defer overlay.Close()
 	if err := unix.FsconfigSetFlag(fd, flag); err != nil {
-		return contextError(fs, flag, err)
+		return contextError(overlay, flag, err)
 	}
 	if err := unix.FsconfigReconfigure(fd); err != nil {
 		if errors.Is(err, unix.EBUSY) {

@@ -26,6 +26,7 @@ type switchRig struct {
 	*rig
 	component testenv.Component
 	layers    []testenv.Layer
+	kills     int
 }
 
 // newSwitchRig makes the levels; the policy is for the private layer.
