@@ -27,8 +27,8 @@ func (p *Plan) commands(s Step) []string {
 			"test -z \"$(findmnt --noheadings --output SOURCE --target " + quote(s.Target) + " | grep ^" + SourcePrefix + ")\"",
 		}
 	case OpReplaces:
-		return []string{fmt.Sprintf("test \"$(findmnt --noheadings --raw --output MAJ:MIN --mountpoint %s)\" = %d:%d",
-			quote(s.Target), p.Replaces.Major, p.Replaces.Minor)}
+		return []string{fmt.Sprintf("test \"$(findmnt --noheadings --raw --output SOURCE,MAJ:MIN --mountpoint %s)\" = '%s%s %d:%d'",
+			quote(s.Target), SourcePrefix, p.Replaces.Name, p.Replaces.Major, p.Replaces.Minor)}
 	case OpFreeze:
 		return []string{"mount -o remount,ro " + quote(s.Target)}
 	case OpLock:

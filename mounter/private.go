@@ -20,11 +20,13 @@ import (
 // private layer or sets up a loop device: they need milliseconds.
 const lockWait = 30 * time.Second
 
-// takeLock makes the lock's directory, which is the private layer's if it has one, and
-// takes the lock until the end of the execution.
+// takeLock takes the lock until the end of the execution, and makes its directory before,
+// but for a private layer that a view has already.
 func (x *execution) takeLock(ctx context.Context, path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+	if x.plan.Replaces == nil || path == switchLock(x.plan.Run) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return err
+		}
 	}
 	lock, err := lockFile(ctx, path)
 	if err != nil {

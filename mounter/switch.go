@@ -99,36 +99,60 @@ func switchLock(run string) string { return filepath.Join(run, "switch.lock") }
 // it was, and holds it: a mount on which there is a descriptor cannot be unmounted, by
 // automount or anybody, but lazily.
 func (x *execution) holdOld() error {
-	target, old := x.plan.Target, x.plan.Replaces
-	var found bool
+	p, old := x.plan, x.plan.Replaces
 	mounts, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) {
-		device := uint32(m.Major) == old.Major && uint32(m.Minor) == old.Minor
-		return !device && m.Parent != old.ID, false
+		return m.ID != old.ID && m.Parent != old.ID && (uint32(m.Major) != old.Major || uint32(m.Minor) != old.Minor), false
 	})
 	if err != nil {
 		return err
 	}
+	gone := &GoneError{View: old.Name, Target: p.Target}
 	for _, m := range mounts {
 		switch {
-		case m.ID == old.ID && m.Mountpoint == target && m.Source == SourcePrefix+old.Name:
-			found = true
+		case m.ID == old.ID:
+			v := viewsOf([]*mountinfo.Info{m})[0]
+			if v.Target == p.Target && v.Name == old.Name && v.device() == old.device() && v.Work == old.Work && !v.ReadOnly == (p.Private != nil) {
+				gone = nil
+			}
 		case m.Parent == old.ID:
 			return fmt.Errorf("something is mounted in the view, at %q", m.Mountpoint)
 		default:
 			return fmt.Errorf("the view is mounted at %q, too", m.Mountpoint)
 		}
 	}
-	if !found {
-		return &GoneError{View: old.Name, Target: target}
+	if gone != nil {
+		return gone
+	}
+	if err := x.samePrivate(); err != nil {
+		return err
 	}
 	if x.namespace, err = mountNamespaceID(); err != nil {
 		return err
 	}
-	if x.old, err = openMount(target, old.device()); err != nil {
+	if x.old, err = openMount(p.Target, old.device()); err != nil {
 		return err
 	}
 	x.finally(func() error { return x.old.Close() })
 	return nil
+}
+
+// samePrivate is an error if the private layer is not the one that the old view uses, but
+// another at the same place: its file system may have been unmounted lazily, so that the
+// view still has it and nobody else. The lock file in it tells, or else the kernel.
+func (x *execution) samePrivate() error {
+	p := x.plan.Private
+	if p == nil || p.Ephemeral {
+		return nil
+	}
+	if last := lastUse(x.lock); last.boot != "" && last.boot == bootID() && last.dev == x.plan.Replaces.device() {
+		return nil
+	}
+	err := p.askKernel()
+	var inUse *InUseError
+	if errors.As(err, &inUse) {
+		return nil
+	}
+	return errors.Join(fmt.Errorf("%q is not the private layer that the view uses: was its file system unmounted?", p.Dir), err)
 }
 
 // mountNamespaceID is the number of the calling thread's mount namespace (namespaces(7)).

@@ -174,7 +174,8 @@ func (r *rig) wantRefusal(got testenv.Result, exit int, words ...string) {
 }
 
 // privateFiles describes all that is in the private layers, but not the lock files,
-// which say who used them last, and what overlayfs keeps in work. A private layer in
+// which say who used them last, which levels they were under before, and what overlayfs
+// keeps in work. A private layer in
 // which there is nothing yet counts as none.
 func (r *rig) privateFiles() string {
 	r.t.Helper()
@@ -189,10 +190,13 @@ func (r *rig) privateFiles() string {
 			return err
 		}
 		parts := strings.Split(strings.Replace(rel, "user/", "user:", 1), "/") // host/emacs/upper/…, user/rob/emacs/upper/…
-		if len(parts) < 3 || parts[2] == "lock" {
+		if len(parts) < 3 {
 			return nil
 		}
-		if parts[2] == "work" {
+		switch parts[2] {
+		case "lock", "history", "level.before":
+			return nil
+		case "work", "work2":
 			return filepath.SkipDir
 		}
 		if len(parts) == 3 && d.IsDir() {

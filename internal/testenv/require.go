@@ -19,9 +19,9 @@ import (
 // environment variable LEVELFS_TEST_REQUIRE, a comma-separated list, holds that
 // word or "all", the test fails instead: a CI run must not pass by skipping.
 //
-// The words are "root" (effective uid 0), the programs "slapd", "automount" and
-// "strace", "ds389" (389 Directory Server's ns-slapd), and the file systems "overlay", "erofs", "squashfs" and "ext4". An
-// unknown word fails the test.
+// The words are "root" (effective uid 0), the programs "slapd", "automount",
+// "strace" and "systemd-sysext", "ds389" (389 Directory Server's ns-slapd), and the file
+// systems "overlay", "erofs", "squashfs" and "ext4". An unknown word fails the test.
 func Require(t testing.TB, what ...string) {
 	t.Helper()
 	required := strings.FieldsFunc(os.Getenv("LEVELFS_TEST_REQUIRE"), func(r rune) bool {
@@ -52,7 +52,7 @@ func available(word string) error {
 			return fmt.Errorf("effective uid is %d", uid)
 		}
 		return nil
-	case "slapd", "automount", "strace":
+	case "slapd", "automount", "strace", "systemd-sysext":
 		_, err := lookPath(word)
 		return err
 	case "ds389":
