@@ -281,6 +281,7 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 // apply executes the plan, again and again if it may wait until nobody is in the way.
 func (s *switcher) apply(ctx context.Context, plan *mounter.Plan) error {
 	applier := mounter.Applier{
+		Open:   view.Opener(s.config),
 		Note:   func(text string) { s.log.Warn(text) },
 		Before: func(step mounter.Step) error { s.log.Debug(step.Op, " ", step.Path, " ", step.Target); return nil },
 	}
