@@ -268,11 +268,12 @@ func (x *execution) overlay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	x.finally(view.Close)
 	if p.Replaces != nil {
 		x.view = view
+		x.finally(view.Close)
 		return x.writable()
 	}
+	defer view.Close() // before an undo: a mount with a descriptor on it is busy
 	var st unix.Stat_t
 	if err := unix.Fstat(int(view.Fd()), &st); err != nil {
 		return err

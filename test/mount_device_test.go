@@ -25,8 +25,11 @@ func (r *rig) pmem(image string) {
 	}
 	loop := strings.TrimSpace(string(out))
 	r.t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", loop).CombinedOutput(); err != nil {
-			r.t.Errorf("%v: %s", err, out)
+		// The kernel keeps BLKROSET for whatever is on the loop device next.
+		for _, args := range [][]string{{"blockdev", "--setrw", loop}, {"losetup", "--detach", loop}} {
+			if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+				r.t.Errorf("%v: %v: %s", args, err, out)
+			}
 		}
 	})
 	var st unix.Stat_t

@@ -558,7 +558,7 @@ func TestSwitchReaders(t *testing.T) {
 	r.write(r.target+"/private", "mine")
 	mounts, loops := len(mountTable(t)), len(r.loops())
 	readers := testenv.StartReaders(t, 50, r.target+"/which", r.target+"/d/which")
-	const switches = 100
+	const switches = 25
 	for i := range switches {
 		if err := new(mounter.Applier).Apply(t.Context(), r.plan(fmt.Sprint(2-i%2))); err != nil {
 			t.Fatal(err)
