@@ -93,7 +93,7 @@ bench-inventory: ## lookups in inventories of 1,000 to 100,000 hosts, and a boot
 bench-switch: ## a change of level under 50 readers, compared with systemd-sysext (as root; JSON in bench-switch.json)
 	@scripts/need systemd-sysext=systemd mkfs.erofs=erofs-utils
 	LEVELFS_TEST_REQUIRE=all LEVELFS_BENCH_JSON=$(CURDIR)/bench-switch.json \
-		$(GO) test ./test/bench -run '^$$' -bench Switch -benchtime 1x -count 1
+		$(GO) test ./test/bench -run '^$$' -bench Switch -benchtime 1x -count 1 -timeout 60m
 
 .PHONY: clean
 clean: ## remove what make made

@@ -52,8 +52,10 @@ func BenchmarkSwitch(b *testing.B) {
 	var changes []*change
 	var tally testenv.Tally
 	for _, layers := range []int{1, 10} {
+		// Before the view is there: what it does is in a mount namespace of its own, where
+		// the view would stay as it was.
+		sysext := startSysext(b, testenv.NewMachine(b, "lnx02"), layers)
 		r := newSwitchRig(b, layers)
-		sysext := startSysext(b, r.Machine, layers)
 		ways := []struct {
 			*change
 			do func(level int)
@@ -199,7 +201,7 @@ func (r *switchRig) loops() map[string]string {
 }
 
 // startSysext merges extensions into /opt in a mount namespace of their own, and returns
-// how to change their level: they are links, which lead to others then.
+// how to change their level: their directory is renamed, and another takes its place.
 func startSysext(b *testing.B, m *testenv.Machine, n int) func(level int) {
 	dir := m.Mkdir("extensions")
 	id, err := exec.Command("sh", "-c", ". /etc/os-release && echo ID=$ID && echo VERSION_ID=$VERSION_ID").Output()
@@ -221,12 +223,19 @@ func startSysext(b *testing.B, m *testenv.Machine, n int) func(level int) {
 		}
 	}
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-ec", `
+mount --make-rshared /
 mount -t tmpfs run /run
-mkdir -p /run/extensions /opt
-while read level; do
-	for x in "$0/$level"/*; do ln -sfn "$x" /run/extensions/; done
+mkdir -p /opt
+mount -t tmpfs opt /opt
+cp -a "$0/1" "$0/2" /run/
+level=
+while read next; do
+	[ -z "$level" ] || mv /run/extensions "/run/$level"
+	mv "/run/$next" /run/extensions
+	level=$next
 	systemd-sysext refresh >/dev/null 2>/run/log || { cat /run/log >&2; exit 1; }
-	cat /opt/d00/file && echo
+	cat /opt/d00/file || exit 1
+	echo
 done
 systemd-sysext unmerge >/dev/null 2>&1`, dir)
 	cmd.Env = append(os.Environ(), "SYSTEMD_SYSEXT_HIERARCHIES=/opt")
