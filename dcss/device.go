@@ -115,6 +115,18 @@ func (d *Driver) Open(segment string) (*os.File, Device, error) {
 	return f, device, nil
 }
 
+// Instance is a number that tells the device from an earlier or a later one of the same
+// segments: that of the inode of its directory in sysfs, as kernfs gives numbers out
+// in turn. It is good until the next boot.
+func (d *Driver) Instance(device Device) (uint64, error) {
+	dir := filepath.Join(d.dir(), device.Name)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0, &fs.PathError{Op: "stat", Path: dir, Err: err}
+	}
+	return st.Ino, nil
+}
+
 // is returns nil if the open file is the device, and sysfs still says the same of it.
 func (d Device) is(f *os.File, again Device) error {
 	var st unix.Stat_t

@@ -45,36 +45,17 @@ func (d *Driver) dir() string { return filepath.Join(d.root, "sys/devices/dcssbl
 // returns it. If there is a device of exactly this list already, that is it. If one
 // of them is on another device, the error is a *[HeldError]; other refusals of the
 // driver are an *[Error], and a *[DeadlineError] says that ctx was done first.
+//
+// Who wants to use the device opens it before anybody can detach it: see [Hold.Open].
 func (d *Driver) Attach(ctx context.Context, segments ...string) (Device, error) {
-	names, err := ParseNames(segments...)
-	if err != nil {
-		return Device{}, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
-	locks, err := d.lock(ctx, OpAdd, names)
+	h, err := d.hold(ctx, OpAdd, segments)
 	if err != nil {
 		return Device{}, err
 	}
-	defer unlock(locks)
-	if device, err := d.find(names); err != nil || device.Name != "" {
-		return device, err
-	}
-	err = d.do(ctx, OpAdd, filepath.Join(d.dir(), "add"), join(names), join(names), locks)
-	if errors.Is(err, syscall.EEXIST) {
-		// Somebody who does not know of our locks was faster.
-		device, lookErr := d.find(names)
-		if lookErr != nil || device.Name != "" {
-			return device, lookErr
-		}
-	}
-	if err != nil {
-		return Device{}, err
-	}
-	device, err := d.find(names)
-	if err == nil && device.Name == "" {
-		err = fmt.Errorf("attach %q: the driver reported success, but there is no such device", join(names))
-	}
+	defer h.Release()
+	device, _, err := h.Attach(ctx)
 	return device, err
 }
 
@@ -127,22 +108,14 @@ func (d *Driver) Save(ctx context.Context, name string) error {
 
 // change does an operation on the device of that name.
 func (d *Driver) change(ctx context.Context, op Op, segment, text string) error {
-	name, err := ParseName(segment)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, waitLimit)
 	defer cancel()
-	locks, err := d.lock(ctx, op, []string{name})
+	h, err := d.hold(ctx, op, []string{segment})
 	if err != nil {
 		return err
 	}
-	defer unlock(locks)
-	file := filepath.Join(d.dir(), name, string(op))
-	if op == OpRemove {
-		file, text = filepath.Join(d.dir(), string(op)), name
-	}
-	return d.do(ctx, op, file, text, name, locks)
+	defer h.Release()
+	return h.change(ctx, op, text)
 }
 
 // do writes to a file of the driver.

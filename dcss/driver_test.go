@@ -1,6 +1,7 @@
 package dcss
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestAttach(t *testing.T) {
@@ -69,6 +71,82 @@ func TestAttachRace(t *testing.T) {
 	var refused *Error
 	if _, err := f.Attach(t.Context(), "C"); !errors.As(err, &refused) || refused.Errno != syscall.EEXIST {
 		t.Errorf("nobody has it: %v", err)
+	}
+}
+
+// TestHold has nobody detach what is attached and not opened yet.
+func TestHold(t *testing.T) {
+	root := tree(t, "linux-6.1.sysfs")
+	f := fake(t, root, func(write) error { plug(t, root, 3, "C", "D"); return nil })
+	hold, err := f.Hold(t.Context(), "d", "c")
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold.Release()
+	if hold, err = f.Hold(t.Context(), "c", "d"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := hold.Inspect(); !errors.Is(err, ErrNotAttached) {
+		t.Errorf("before: %v", err)
+	}
+	device, attached, err := hold.Attach(t.Context())
+	if err != nil || !attached || device.Name != "C" {
+		t.Fatalf("%+v, %v, %v", device, attached, err)
+	}
+	if _, attached, err := hold.Attach(t.Context()); attached || err != nil {
+		t.Errorf("again: %v, %v", attached, err)
+	}
+	other := NewFromRoot(root, f.run, "/nonexistent")
+	for what, do := range map[string]func(context.Context) error{
+		"detach": func(ctx context.Context) error { return other.Detach(ctx, "c") },
+		"shared": func(ctx context.Context) error { return other.SetShared(ctx, "c", true) },
+		"attach": func(ctx context.Context) error { _, err := other.Attach(ctx, "D"); return err },
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		err := do(ctx)
+		cancel()
+		var late *DeadlineError
+		if !errors.As(err, &late) || late.Started {
+			t.Errorf("%s in between: %v", what, err)
+		}
+	}
+	f.react = answer(syscall.EBUSY)
+	var refused *Error
+	if err := hold.Detach(t.Context()); !errors.As(err, &refused) || refused.Op != OpRemove || refused.Errno != syscall.EBUSY {
+		t.Errorf("detach: %v", err)
+	}
+	hold.Release()
+	f.react = answer(0)
+	if err := f.Detach(t.Context(), "c"); err != nil {
+		t.Errorf("released: %v", err)
+	}
+	if want := []write{{"add", "C:D\n"}, {"remove", "C\n"}, {"remove", "C\n"}}; !slices.Equal(f.writes, want) {
+		t.Errorf("writes %q, want %q", f.writes, want)
+	}
+}
+
+// TestInstance tells a device from the next one of its name.
+func TestInstance(t *testing.T) {
+	root := tree(t, "linux-6.1.sysfs")
+	d := NewFromRoot(root, t.TempDir(), "/nonexistent")
+	device, err := d.Inspect("EXT4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := d.Instance(device)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "sys/devices/dcssblk/EXT4")
+	if err := os.Rename(dir, filepath.Join(t.TempDir(), "old")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Instance(device); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("gone: %v", err)
+	}
+	plug(t, root, 2, "EXT4")
+	if second, err := d.Instance(device); err != nil || second == first {
+		t.Errorf("%d after %d, %v", second, first, err)
 	}
 }
 

@@ -50,6 +50,14 @@ func (e *Error) Meaning() string { return e.fact().Meaning }
 // Look says where the cause can be seen, or "".
 func (e *Error) Look() string { return e.fact().Look }
 
+// InUse reports whether the driver refused because the device is open or mounted.
+func (e *Error) InUse() bool {
+	return e.Errno == syscall.EBUSY && (e.Op == OpRemove || e.Op == OpShared)
+}
+
+// Gone reports whether the driver was to remove a device that is not there.
+func (e *Error) Gone() bool { return e.Op == OpRemove && e.Errno == syscall.ENODEV }
+
 func (e *Error) fact() Fact {
 	for _, f := range Facts() {
 		if f.Op == e.Op && f.Errno == e.Errno {

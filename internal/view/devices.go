@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/levelfs/levelfs/dcss"
+	"github.com/levelfs/levelfs/internal/attached"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/pmem"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -20,18 +21,6 @@ import (
 // load from its spool; then the layer's image file is the better choice, and the
 // segment is there for the next mount.
 const attachWait = 30 * time.Second
-
-// Driver is the driver of this machine's segments, with the lock files of all
-// programs of levelfs. A program that attaches has to begin with [dcss.Writer].
-func Driver(c *config.Config) *dcss.Driver {
-	return dcss.NewFromRoot(c.Root(), c.RunDir(), "/proc/self/exe")
-}
-
-// AttachedMark is the file that says that levelfs attached the device whose first
-// segment has that name: what somebody else attached is not detached by levelfs.
-func AttachedMark(c *config.Config, segment string) string {
-	return filepath.Join(c.RunDir(), "segments", segment)
-}
 
 // wish is what is wanted of execution in place for a layer: the layer's own word, its
 // component's, or the machine's.
@@ -52,7 +41,7 @@ func devices(c *config.Config, l ldapmap.Layer, w mounter.XIP) (found []mounter.
 	}
 	var reasons []string
 	if len(l.Segments) > 0 {
-		switch _, err := Driver(c).List(); {
+		switch _, err := attached.New(c).List(); {
 		case err == nil:
 			for _, s := range l.Segments {
 				found = append(found, mounter.Device{Kind: mounter.Segment, Name: strings.ToUpper(s)})
@@ -95,28 +84,7 @@ func Opener(c *config.Config) func(context.Context, mounter.Device) (*os.File, e
 func openSegment(ctx context.Context, c *config.Config, name string) (*os.File, error) {
 	ctx, cancel := context.WithTimeout(ctx, attachWait)
 	defer cancel()
-	driver := Driver(c)
-	segments := strings.Split(name, ":")
-	if _, err := driver.Inspect(segments[0]); errors.Is(err, dcss.ErrNotAttached) {
-		// Before it is attached: after a crash a mark without a device does no harm,
-		// while a device without one would stay for ever.
-		if err := mark(AttachedMark(c, segments[0])); err != nil {
-			return nil, err
-		}
-	}
-	device, err := driver.Attach(ctx, segments...)
-	if err != nil {
-		return nil, err
-	}
-	f, _, err := driver.Open(device.Name)
-	return f, err
-}
-
-func mark(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	return os.WriteFile(path, nil, 0o600)
+	return attached.New(c).Open(ctx, strings.Split(name, ":")...)
 }
 
 // openPmem opens a device for reading, after it was set read-only: the host maps the
