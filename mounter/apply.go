@@ -284,7 +284,7 @@ func (x *execution) overlay(ctx context.Context) error {
 	if err := x.noteUse(st.Dev, 0); err != nil {
 		return err
 	}
-	if err := noteView(p.Run, st.Dev, p.Private); err != nil {
+	if err := noteView(p.Run, st.Dev, p.Private, p.mountNames()); err != nil {
 		return err
 	}
 	return x.attach(ctx, view, st.Dev)

@@ -48,6 +48,15 @@ func InSharedMemory(layer string) bool {
 	return strings.HasPrefix(device, string(Segment)+".") || strings.HasPrefix(device, string(Pmem)+".")
 }
 
+// IsOf reports whether the mount of a layer, as a [View] names it, is of the device of
+// shared memory, by the name of its first segment. Names that differ in national
+// characters only are taken for one, as the mount has none of them.
+func IsOf(layer string, d Device) bool {
+	_, content, _ := strings.Cut(layer, "@")
+	_, device, _ := strings.Cut(content, "+")
+	return device == string(d.Kind)+"."+plainName(d.Name)
+}
+
 // openDevice finds the first of the layer's devices that there is and that holds the
 // layer. Without one the image file has to do, if there is one and the wish allows it.
 func (x *execution) openDevice(ctx context.Context, i int) error {

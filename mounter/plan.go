@@ -91,6 +91,15 @@ func (l Layer) mountName() string {
 	return name
 }
 
+// mountNames are those of all layers, topmost first.
+func (p *Plan) mountNames() []string {
+	var names []string
+	for _, l := range p.Layers {
+		names = append(names, l.mountName())
+	}
+	return names
+}
+
 // plainName replaces what would need quoting in mount options: of joined segments the
 // first stands for all, as for the driver, and national characters are left out.
 func plainName(device string) string {

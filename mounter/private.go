@@ -235,30 +235,31 @@ func (x *execution) noteUse(dev, leaving uint64) error {
 }
 
 // noteView leaves a mark for the view's device number in the run directory: its
-// time tells the age of the view, and its content which private layer the number
-// belongs to. The next view with the number takes it over. Nothing that is
-// mounted depends on it.
-func noteView(run string, dev uint64, p *Private) error {
+// time tells the age of the view, its first line which private layer the number
+// belongs to, and the others the view's layers. The next view with the number takes it
+// over. Nothing that is mounted depends on it.
+func noteView(run string, dev uint64, p *Private, layers []string) error {
 	path := viewMark(run, unix.Major(dev), unix.Minor(dev))
 	var owner string
 	if p != nil {
 		owner = p.Dir
 	}
-	err := os.WriteFile(path, []byte(owner+"\n"), 0o600)
+	text := []byte(strings.Join(append([]string{owner}, layers...), "\n") + "\n")
+	err := os.WriteFile(path, text, 0o600)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	return os.WriteFile(path, []byte(owner+"\n"), 0o600)
+	return os.WriteFile(path, text, 0o600)
 }
 
 // markedByOther reports whether a view that does not use the private layer was
 // the last to have the device number. Then the one that did is gone.
 func markedByOther(run string, dev uint64, p *Private) bool {
 	text, err := os.ReadFile(viewMark(run, unix.Major(dev), unix.Minor(dev)))
-	owner, complete := strings.CutSuffix(string(text), "\n")
+	owner, _, complete := strings.Cut(string(text), "\n")
 	return err == nil && complete && owner != p.Dir
 }
 

@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -68,7 +69,7 @@ func TestMarks(t *testing.T) {
 		owner *Private
 		free  bool
 	}{{mine, false}, {other, true}, {mine, false}, {nil, true}, {mine, false}} {
-		if err := noteView(run, dev, c.owner); err != nil {
+		if err := noteView(run, dev, c.owner, nil); err != nil {
 			t.Fatal(err)
 		}
 		if got := markedByOther(run, dev, mine); got != c.free {
@@ -78,14 +79,14 @@ func TestMarks(t *testing.T) {
 			t.Error("another number's mark was taken for this one's")
 		}
 	}
-	if err := noteView(run, dev, other); err != nil {
+	if err := noteView(run, dev, other, []string{"base@0123456789ab"}); err != nil {
 		t.Fatal(err)
 	}
 	whole, err := os.ReadFile(viewMark(run, 0, dev))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range whole { // cut by a crash
+	for n := range bytes.IndexByte(whole, '\n') + 1 { // cut by a crash
 		if err := os.WriteFile(viewMark(run, 0, dev), whole[:n], 0o600); err != nil {
 			t.Fatal(err)
 		}

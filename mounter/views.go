@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"io"
 	"os"
 	"path"
 	"slices"
@@ -33,6 +34,16 @@ type View struct {
 // cannot stop it.
 func Views() ([]View, error) {
 	infos, err := mountinfo.GetMounts(func(m *mountinfo.Info) (skip, stop bool) { return !isView(m), false })
+	if err != nil {
+		return nil, err
+	}
+	return viewsOf(infos), nil
+}
+
+// ViewsIn returns the views in a mount namespace that a process is in, from what its
+// /proc/PID/mountinfo says.
+func ViewsIn(r io.Reader) ([]View, error) {
+	infos, err := mountinfo.GetMountsFromReader(r, func(m *mountinfo.Info) (skip, stop bool) { return !isView(m), false })
 	if err != nil {
 		return nil, err
 	}
