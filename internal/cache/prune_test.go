@@ -160,3 +160,57 @@ func BenchmarkPrune(b *testing.B) {
 		}
 	}
 }
+
+func TestCollect(t *testing.T) {
+	t.Parallel()
+	c := Cache{Dir: t.TempDir()}
+	now := time.Now()
+	put := func(name string, age time.Duration, size int) {
+		t.Helper()
+		path := filepath.Join(c.Dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, make([]byte, size), 0o600),
+			os.Chtimes(path, now.Add(-age), now.Add(-age))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("levels/a.toml", 3*time.Hour, 1)
+	put("answers/lnx01/a", 2*time.Hour, 1)
+	put("trees/rob@lnx01", time.Minute, 5000)
+	put("levels/b.toml", 0, 1)
+	put("checked/base", 99*time.Hour, 1) // not for this
+	left := func() (names []string) {
+		t.Helper()
+		err := filepath.WalkDir(c.Dir, func(path string, d os.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				name, _ := filepath.Rel(c.Dir, path)
+				names = append(names, name)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return names
+	}
+	collect := func(c Cache, age time.Duration, dryRun bool, want ...string) {
+		t.Helper()
+		got, err := c.Collect(now.Add(-age), dryRun)
+		for i := range got {
+			got[i], _ = filepath.Rel(c.Dir, got[i])
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("got %q, %v; want %q", got, err, want)
+		}
+	}
+	collect(c, 2*time.Hour+time.Minute, true, "levels/a.toml")
+	if got := left(); len(got) != 5 {
+		t.Errorf("a dry run left %q", got)
+	}
+	collect(c, 2*time.Hour+time.Minute, false, "levels/a.toml")
+	collect(Cache{Dir: c.Dir, Limit: 3 * block}, 2*time.Hour+time.Minute, false, "answers/lnx01/a")
+	collect(Cache{Dir: c.Dir, Limit: 3 * block}, 2*time.Hour, false)
+	if got := left(); !slices.Equal(got, []string{"checked/base", "levels/b.toml", "trees/rob@lnx01"}) {
+		t.Errorf("left %q", got)
+	}
+	collect(Cache{Dir: filepath.Join(c.Dir, "none")}, 0, false)
+}
