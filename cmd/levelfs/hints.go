@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
+	"golang.org/x/sys/unix"
 
+	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/layer"
@@ -39,6 +41,12 @@ func hintFor(err error) string {
 		busy      *mounter.BusyError
 		loss      *mounter.LossError
 		unmounted *notMountedError
+		inUse     *inUseError
+		part      *partError
+		referred  *referredError
+		held      *dcss.HeldError
+		late      *dcss.DeadlineError
+		driver    *dcss.Error
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -86,8 +94,88 @@ func hintFor(err error) string {
 		return "--discard gives it up; or unmount the view, which does so, too"
 	case errors.As(err, &unmounted):
 		return "there is nothing to change: the next access gets the level that is assigned"
+	case errors.As(err, &inUse) && inUse.Use.Any():
+		return "unmount the views and end the processes; a process keeps a view that was unmounted lazily"
+	case errors.As(err, &part):
+		return "name the device: " + part.Device.Name
+	case errors.As(err, &referred):
+		return "assign other levels first (levelfs plan COMPONENT --host NAME says who runs what and why), or give --force"
+	case errors.As(err, &held):
+		return fmt.Sprintf("use that device, or detach it: levelfs segment detach '%s'", held.Device.Name)
+	case errors.As(err, &late) && late.Started:
+		return "CP may need minutes for a segment that it loads from spool: see later what came of it with levelfs segment list"
+	case errors.As(err, &late):
+		return "see who has the lock file in /run/levelfs/dcss: fuser -v /run/levelfs/dcss/*.lock"
+	case errors.As(err, &driver):
+		return segmentRemedy(driver)
+	case errors.Is(err, dcss.ErrNoDriver):
+		return "modprobe dcssblk, in a guest of z/VM"
+	case errors.Is(err, dcss.ErrNotAttached):
+		return "see what is attached: levelfs segment list"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
+	}
+	return ""
+}
+
+// segmentRemedy is what to do about a refusal of the driver of segments, or "" if the
+// driver is not known to refuse so.
+func segmentRemedy(e *dcss.Error) string {
+	const (
+		spool = "see what the kernel says (dmesg | grep -i -e dcssblk -e extmem), and what CP has: vmcp QUERY NSS MAP"
+		shape = "see the types and pages that CP has for it (vmcp QUERY NSS MAP), and make it as levelfs segment plan prints it"
+		place = "see what has the addresses (grep DCSS /proc/iomem; levelfs segment list); place segments above every guest's storage: segment-range in levelfs.toml"
+	)
+	switch e.Op {
+	case dcss.OpAdd:
+		switch e.Errno {
+		case unix.ENAMETOOLONG:
+			return "give the name of a segment, of 1 to 8 characters"
+		case unix.EEXIST:
+			return "detach the device that it is on: levelfs segment list says which"
+		case unix.EINVAL, unix.EOPNOTSUPP:
+			return shape
+		case unix.ENOENT:
+			return "see whether CP has it, and lets this guest have it: vmcp QUERY NSS MAP; levelfs segment plan prints how it is made"
+		case unix.EIO:
+			return spool
+		case unix.EBUSY, unix.ENOSPC, unix.ERANGE:
+			return place
+		case unix.EPERM:
+			return "another part of the kernel has it loaded, such as monwriter or xpram: unload that, or load it in the same mode"
+		case unix.ENOSYS:
+			return "segments are for guests of z/VM: leave them out with xip = \"off\" in levelfs.toml"
+		case unix.ENOMEM:
+			return "free some memory, and try again"
+		case unix.ENODEV:
+			return "modprobe dcssblk, and try again"
+		}
+	case dcss.OpRemove:
+		switch e.Errno {
+		case unix.ENAMETOOLONG:
+			return "give the name of a device, as levelfs segment list prints it"
+		case unix.ENODEV:
+			return "give the name of a device, which is that of its first segment: levelfs segment list"
+		case unix.EBUSY:
+			return "see who has it: fuser -vm /dev/dcssblkN, levelfs segment list, and containers, which mount in namespaces of their own"
+		}
+	case dcss.OpShared:
+		switch e.Errno {
+		case unix.EBUSY:
+			return "unmount and close the device: levelfs segment list says who uses it"
+		case unix.EINVAL:
+			return "define it with type SR: levelfs segment plan prints how"
+		case unix.EAGAIN:
+			return "unload the part of the kernel that uses it, and try again"
+		case unix.EIO:
+			return spool + "; then attach it again"
+		case unix.ENOENT:
+			return "define and save it again: levelfs segment plan prints how"
+		}
+	case dcss.OpSave:
+		if e.Errno == unix.EINVAL {
+			return "write 1 to save it"
+		}
 	}
 	return ""
 }

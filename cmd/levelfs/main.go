@@ -72,7 +72,7 @@ EXIT STATUS
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
-		newSwitch(log), newRefresh(log), newRollback(log), newHistory())
+		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC())
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

@@ -6,7 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -15,6 +18,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if os.Args[0] == testenv.SegmentWriter { // the commands write to it
+		testenv.SegmentDriver()
+	}
 	testscript.Main(m, map[string]func(){"levelfs": main})
 }
 
@@ -41,8 +47,40 @@ func TestScripts(t *testing.T) {
 			"exits":    testenv.Exits,
 			"tree":     tree,
 			"envsubst": envsubst,
+			"age":      age,
+			"plug":     plug,
+			"refuse":   refuse,
 		},
 	})
+}
+
+// age makes a file look as if it was last changed some time ago: age 2h FILE.
+func age(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: age DURATION FILE")
+	}
+	d, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	when := time.Now().Add(-d)
+	ts.Check(os.Chtimes(ts.MkAbs(args[1]), when, when))
+}
+
+// plug makes devices of segments that somebody else attached: plug A:B...
+func plug(ts *testscript.TestScript, neg bool, args []string) {
+	if neg {
+		ts.Fatalf("usage: plug [A:B...]")
+	}
+	ts.Check(testenv.PlugSegments(ts.Getenv("WORK"), args...))
+}
+
+// refuse has the driver refuse what is asked of a segment: refuse SEGMENT ERRNO.
+func refuse(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: refuse SEGMENT ERRNO")
+	}
+	errno, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(testenv.RefuseSegment(ts.Getenv("WORK"), args[0], syscall.Errno(errno)))
 }
 
 // tree lists the script's directory into a file outside of it, with what a change

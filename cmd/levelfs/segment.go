@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -26,7 +27,7 @@ func newSegment(log *logrus.Logger) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  needsVerb,
 	}
-	cmd.AddCommand(newSegmentPlan(log))
+	cmd.AddCommand(newSegmentPlan(log), newSegmentList(log), newSegmentAttach(), newSegmentDetach(), newSegmentRetire(log))
 	return cmd
 }
 
@@ -101,7 +102,7 @@ func runSegmentPlan(cmd *cobra.Command, o segmentPlanOptions, log *logrus.Logger
 	if err != nil {
 		return err
 	}
-	f, err := loadFleet(cmd, s)
+	f, err := loadFleet(cmd.Context(), s)
 	if err != nil {
 		return err
 	}
@@ -109,13 +110,7 @@ func runSegmentPlan(cmd *cobra.Command, o segmentPlanOptions, log *logrus.Logger
 	if err != nil {
 		return err
 	}
-	const most = 10 // one mistake can be that of thousands of hosts
-	for _, a := range used.Unknown[:min(most, len(used.Unknown))] {
-		log.Warnf("%s: what it runs of %s is not known: %v", a.Caller, a.Component, a.Err)
-	}
-	if more := len(used.Unknown) - most; more > 0 {
-		log.Warnf("the same of %d more", more)
-	}
+	warnUnknown(used, log)
 	options := segment.Options{Range: pages}
 	if o.reuse {
 		options.Together = used.Together
@@ -132,6 +127,17 @@ func runSegmentPlan(cmd *cobra.Command, o segmentPlanOptions, log *logrus.Logger
 		return writeSegmentLDIF(out, report.Layers)
 	default:
 		return report.write(out)
+	}
+}
+
+// warnUnknown says of which callers it is not known what they run.
+func warnUnknown(used *survey.Result, log *logrus.Logger) {
+	const most = 10 // one mistake can be that of thousands of hosts
+	for _, a := range used.Unknown[:min(most, len(used.Unknown))] {
+		log.Warnf("%s: what it runs of %s is not known: %v", a.Caller, a.Component, a.Err)
+	}
+	if more := len(used.Unknown) - most; more > 0 {
+		log.Warnf("the same of %d more", more)
 	}
 }
 
@@ -155,7 +161,7 @@ func segmentRange(flag string, c *config.Config) (segment.Range, error) {
 }
 
 // loadFleet reads all of the inventory.
-func loadFleet(cmd *cobra.Command, s *site) (*fleet.Fleet, error) {
+func loadFleet(ctx context.Context, s *site) (*fleet.Fleet, error) {
 	var stores []ldapmap.Store
 	for _, source := range s.Sources {
 		store, ok := source.(ldapmap.Store)
@@ -164,7 +170,7 @@ func loadFleet(cmd *cobra.Command, s *site) (*fleet.Fleet, error) {
 		}
 		stores = append(stores, store)
 	}
-	return fleet.Load(cmd.Context(), stores, nil)
+	return fleet.Load(ctx, stores, nil)
 }
 
 func (r *segmentReport) write(out io.Writer) error {

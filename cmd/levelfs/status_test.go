@@ -16,9 +16,12 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 
+	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/edit"
+	"github.com/levelfs/levelfs/internal/usage"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -194,6 +197,23 @@ func TestByteCount(t *testing.T) {
 	}
 }
 
+// TestSegmentRemedies checks that every refusal of the driver that is known has one,
+// and no other.
+func TestSegmentRemedies(t *testing.T) {
+	t.Parallel()
+	for _, f := range dcss.Facts() {
+		err := fmt.Errorf("more: %w", &dcss.Error{Op: f.Op, Segment: "A", Errno: f.Errno})
+		if hintFor(err) == "" {
+			t.Errorf("%v: no hint", err)
+		}
+	}
+	for _, op := range []dcss.Op{dcss.OpAdd, dcss.OpRemove, dcss.OpShared, dcss.OpSave} {
+		if hint := hintFor(&dcss.Error{Op: op, Errno: unix.EXDEV}); hint != "" {
+			t.Errorf("%s: hint %q for what is not known", op, hint)
+		}
+	}
+}
+
 // TestHints checks that every error which a person can do something about has a
 // hint that names what to change, however deep it is wrapped.
 func TestHints(t *testing.T) {
@@ -210,6 +230,15 @@ func TestHints(t *testing.T) {
 		{&ldapmap.ConfigError{Source: "/x", Err: fs.ErrNotExist}, "[[source]]"},
 		{&ldapmap.UnavailableError{Source: "ldaps://a ldaps://b", Err: fs.ErrNotExist}, "-H ldaps://a "},
 		{&view.LocationError{Layer: "base"}, "copy the image"},
+		{&inUseError{Segment: "A", Use: usage.Use{Views: make([]usage.View, 1)}}, "unmount"},
+		{&inUseError{Segment: "A", Err: &dcss.Error{Op: dcss.OpRemove, Errno: unix.EBUSY}}, "fuser"},
+		{&partError{Segment: "B", Device: dcss.Device{Name: "A"}}, "device: A"},
+		{&referredError{Segment: "A"}, "--force"},
+		{&dcss.HeldError{Device: dcss.Device{Name: "A$"}}, "detach 'A$'"},
+		{&dcss.DeadlineError{Started: true}, "minutes"},
+		{&dcss.DeadlineError{}, "lock file"},
+		{dcss.ErrNoDriver, "modprobe"},
+		{dcss.ErrNotAttached, "segment list"},
 		{fs.ErrPermission, "root"},
 		{&ldapmap.ConflictError{Source: "/x", DN: "cn=x", Err: fs.ErrExist}, "repeat"},
 		{&leftError{}, "--force"},

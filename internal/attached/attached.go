@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/config"
@@ -237,9 +236,4 @@ func (s *Segments) unmark(name string) error {
 		return nil
 	}
 	return err
-}
-
-// Parse takes the names of one device apart, "A:B".
-func Parse(device string) ([]string, error) {
-	return dcss.ParseNames(strings.Split(device, ":")...)
 }

@@ -26,12 +26,26 @@ func TestMain(m *testing.M) {
 func machine(t *testing.T, devices ...string) (s *Segments, root string) {
 	t.Helper()
 	root = t.TempDir()
-	testenv.PlugSegments(t, root, devices...)
+	plug(t, root, devices...)
 	c, err := config.LoadFrom(root)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return New(c), root
+}
+
+func plug(t *testing.T, root string, devices ...string) {
+	t.Helper()
+	if err := testenv.PlugSegments(root, devices...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func refuse(t *testing.T, root, segment string, errno syscall.Errno) {
+	t.Helper()
+	if err := testenv.RefuseSegment(root, segment, errno); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // node makes what Open opens: it refuses what is no block device.
@@ -89,7 +103,7 @@ func TestAttach(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	s, root := machine(t, "B:C")
-	testenv.RefuseSegment(t, root, "A", syscall.ENOENT)
+	refuse(t, root, "A", syscall.ENOENT)
 	var refused *dcss.Error
 	if _, err := s.Open(t.Context(), "A"); !errors.As(err, &refused) || refused.Errno != syscall.ENOENT {
 		t.Errorf("open: %v", err)
@@ -103,7 +117,7 @@ func TestRefused(t *testing.T) {
 		t.Errorf("with another device: %v", err)
 	}
 	s.want(t)
-	testenv.RefuseSegment(t, root, "B", syscall.EBUSY)
+	refuse(t, root, "B", syscall.EBUSY)
 	if err := s.Detach(t.Context(), "B"); !errors.As(err, &refused) || !refused.InUse() {
 		t.Errorf("detach: %v", err)
 	}
@@ -162,17 +176,17 @@ func TestCollect(t *testing.T) {
 		t.Fatal(err)
 	}
 	collect("A", true, Detached)
-	testenv.RefuseSegment(t, root, "A", syscall.EBUSY)
+	refuse(t, root, "A", syscall.EBUSY)
 	collect("A", false, Kept)
 	s.want(t, "A")
-	testenv.RefuseSegment(t, root, "A", syscall.EIO)
+	refuse(t, root, "A", syscall.EIO)
 	if got, err := s.Collect(t.Context(), "A", false, nil); err == nil || got != Kept {
 		t.Errorf("EIO: %s, %v", got, err)
 	}
-	testenv.RefuseSegment(t, root, "A", syscall.ENODEV)
+	refuse(t, root, "A", syscall.ENODEV)
 	collect("A", false, Stale)
 	s.want(t)
-	testenv.RefuseSegment(t, root, "A", 0)
+	refuse(t, root, "A", 0)
 	if _, err := s.Attach(t.Context(), true, "A"); err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +217,7 @@ func TestCollect(t *testing.T) {
 	if err := os.Rename(dir, filepath.Join(t.TempDir(), "old")); err != nil {
 		t.Fatal(err)
 	}
-	testenv.PlugSegments(t, root, "OTHER")
+	plug(t, root, "OTHER")
 	if device, err := s.Inspect("OTHER"); err != nil {
 		t.Fatal(err)
 	} else if ours, err := s.Ours(device); ours || err != nil {

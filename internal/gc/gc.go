@@ -146,8 +146,12 @@ func user(ctx context.Context, c *config.Config, s *attached.Segments, name stri
 	uses, err := usage.Of(ctx, c.RunDir(), []usage.Device{{
 		Device: mounter.Device{Kind: mounter.Segment, Name: d.Name}, Major: d.Major, Minor: d.Minor,
 	}})
-	if err != nil || len(uses[0].Processes) == 0 {
+	var incomplete *usage.IncompleteError
+	if err != nil && !errors.As(err, &incomplete) {
 		return "", err
+	}
+	if len(uses[0].Processes) == 0 {
+		return "", nil
 	}
 	p := uses[0].Processes[0]
 	return fmt.Sprintf("used by process %d (%q), which %s", p.PID, p.Command, p.How), nil

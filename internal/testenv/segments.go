@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 )
 
 // SegmentWriter is the name under which a program is run to write to the driver of
@@ -59,7 +58,7 @@ func driveSegments(file, text string) syscall.Errno {
 }
 
 // plugSegments makes the directory of a device, seglist last: until then it is not
-// complete.
+// complete. The devices have a major number that no other of the machine has.
 func plugSegments(dir string, names []string) error {
 	block := ""
 	minor := 0
@@ -71,7 +70,7 @@ func plugSegments(dir string, names []string) error {
 		}
 	}
 	for _, f := range []struct{ path, text string }{
-		{block + "/dev", fmt.Sprintf("254:%d", minor)}, {block + "/size", "16384"}, {block + "/ro", "1"}, {block + "/queue/dax", "1"},
+		{block + "/dev", fmt.Sprintf("4094:%d", minor)}, {block + "/size", "16384"}, {block + "/ro", "1"}, {block + "/queue/dax", "1"},
 		{filepath.Join(dir, names[0], "shared"), "1"}, {filepath.Join(dir, names[0], "seglist"), strings.Join(names, "\n")},
 	} {
 		if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
@@ -86,32 +85,27 @@ func plugSegments(dir string, names []string) error {
 
 // PlugSegments makes a tree of sysfs below root with a device for each list of
 // segments, "A:B".
-func PlugSegments(t testing.TB, root string, devices ...string) {
-	t.Helper()
+func PlugSegments(root string, devices ...string) error {
 	dir := filepath.Join(root, "sys/devices/dcssblk")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	for _, d := range devices {
 		if err := plugSegments(dir, strings.Split(d, ":")); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
+	return nil
 }
 
 // RefuseSegment has SegmentDriver refuse what is asked of the segment; 0: no more.
-func RefuseSegment(t testing.TB, root, segment string, errno syscall.Errno) {
-	t.Helper()
+func RefuseSegment(root, segment string, errno syscall.Errno) error {
 	dir := filepath.Join(root, "sys/devices/refuse")
-	err := os.MkdirAll(dir, 0o755)
-	switch {
-	case err != nil:
-	case errno == 0:
-		err = os.Remove(filepath.Join(dir, segment))
-	default:
-		err = os.WriteFile(filepath.Join(dir, segment), []byte(strconv.Itoa(int(errno))), 0o644)
+	if errno == 0 {
+		return os.Remove(filepath.Join(dir, segment))
 	}
-	if err != nil {
-		t.Fatal(err)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
+	return os.WriteFile(filepath.Join(dir, segment), []byte(strconv.Itoa(int(errno))), 0o644)
 }

@@ -147,7 +147,7 @@ type search struct {
 	devices []Device
 	of      map[number][]int  // file system -> devices that it is on
 	spaces  map[string]*space // mount namespace and root -> its mounts
-	inotify int // descriptor, or -1
+	inotify int               // descriptor, or -1
 
 	mu     sync.Mutex // for what follows
 	uses   []Use
@@ -207,9 +207,6 @@ func (s *search) processes(ctx context.Context) error {
 			case err != nil && !over(err):
 				return err
 			}
-		}
-		if s.denied > 0 {
-			break // it would be the same ones
 		}
 	}
 	return nil
@@ -285,7 +282,7 @@ func (s *search) space(pid int) (*space, error) {
 // process looks at what the process maps, has open, and is in.
 func (s *search) process(pid int, mounts *space) error {
 	if mounts == nil {
-		return nil // it had ended
+		return nil // it had ended, or may not be looked at
 	}
 	if err := s.maps(pid); err != nil {
 		return err
