@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -26,7 +27,7 @@ func NewStore(t testing.TB) *Store {
 	return &Store{Dir: shortDir(t, "st"), t: t}
 }
 
-// Files is a tree of regular files: path -> content.
+// Files is a tree of regular files: path -> content. Programs (ELF) can be executed.
 type Files map[string]string
 
 // Erofs makes an image by mkfs.erofs, which is small: some blocks of 4 KiB.
@@ -118,7 +119,11 @@ func (s *Store) tree(files Files) string {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			s.t.Fatal(err)
 		}
-		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+		mode := os.FileMode(0o644)
+		if strings.HasPrefix(content, "\x7fELF") {
+			mode = 0o755
+		}
+		if err := os.WriteFile(path, []byte(content), mode); err != nil {
 			s.t.Fatal(err)
 		}
 	}

@@ -94,7 +94,10 @@ func (e *IncompleteError) Unwrap() error {
 // when the context ends, even if a process does not let itself be looked at; with an
 // *[IncompleteError] there is what was found until then.
 func Of(ctx context.Context, run string, devices []Device) ([]Use, error) {
-	s := &search{devices: devices, of: make(map[number][]int), uses: make([]Use, len(devices)), spaces: make(map[string]*space)}
+	s := &search{
+		devices: devices, of: make(map[number][]int), mounted: make(map[number]bool),
+		spaces: make(map[string]*space), uses: make([]Use, len(devices)),
+	}
 	for i, d := range devices {
 		s.uses[i] = Use{Views: []View{}, Processes: []Process{}}
 		s.belongs(number{d.Major, d.Minor}, i)
@@ -106,6 +109,7 @@ func Of(ctx context.Context, run string, devices []Device) ([]Use, error) {
 	for _, v := range views {
 		for _, i := range s.under(v.Layers) {
 			s.uses[i].Views = append(s.uses[i].Views, View{Target: v.Target, Level: v.Name})
+			s.mounted[number{v.Major, v.Minor}] = true
 			s.belongs(number{v.Major, v.Minor}, i)
 		}
 	}
@@ -146,6 +150,7 @@ type number struct{ major, minor uint32 }
 type search struct {
 	devices []Device
 	of      map[number][]int  // file system -> devices that it is on
+	mounted map[number]bool   // file systems of views in this mount namespace
 	spaces  map[string]*space // mount namespace and root -> its mounts
 	inotify int               // descriptor, or -1
 
@@ -236,8 +241,8 @@ func proc(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
 
-// space returns the mounts that the process sees. A view that is mounted there and in
-// no other place yet is what the process uses.
+// space returns the mounts that the process sees, and notes the views among them that
+// are not mounted here.
 func (s *search) space(pid int) (*space, error) {
 	namespace, err := os.Readlink(proc(pid, "ns/mnt"))
 	if err != nil {
@@ -264,14 +269,16 @@ func (s *search) space(pid int) (*space, error) {
 		found.mounts[m.ID] = number{uint32(m.Major), uint32(m.Minor)}
 	}
 	s.spaces[key] = found
+	// Of a namespace one process is enough: it is not the process who uses the view.
 	views, err := mounter.ViewsIn(bytes.NewReader(text))
 	if err != nil {
 		return nil, err
 	}
 	for _, v := range views {
 		for _, i := range s.under(v.Layers) {
-			if n := (number{v.Major, v.Minor}); !slices.Contains(s.of[n], i) {
-				s.belongs(n, i)
+			n := number{v.Major, v.Minor}
+			s.belongs(n, i)
+			if !s.mounted[n] { // and not a copy of a mount table that has it, too
 				s.note(pid, []int{i}, "has mounted "+v.Target+" in its own mount namespace")
 			}
 		}
