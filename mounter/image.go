@@ -74,7 +74,7 @@ func (a *Applier) checkOpen(ctx context.Context, f *os.File, l Layer, cache stri
 	}
 	stamp := fmt.Appendf(nil, "dev %d ino %d size %d mtime %d.%09d ctime %d.%09d\n",
 		st.Dev, st.Ino, st.Size, st.Mtim.Sec, st.Mtim.Nsec, st.Ctim.Sec, st.Ctim.Nsec)
-	return a.checkBytes(ctx, image{f.Name(), io.NewSectionReader(f, 0, st.Size), st.Size}, l, filepath.Join(cache, "verified"), stamp)
+	return a.checkBytes(ctx, image{f.Name(), &passing{f: f}, st.Size}, l, filepath.Join(cache, "verified"), stamp)
 }
 
 // checkSuperblock compares what the file system in the image says of itself.
@@ -129,6 +129,23 @@ type image struct {
 	name  string
 	bytes io.Reader // from the start
 	size  int64     // of them; there may be more
+}
+
+// passing reads a file from its start, and leaves nothing of it in the page cache. What
+// is used later comes through the loop device, which reads past it: the image would be
+// in memory a second time.
+type passing struct {
+	f  *os.File
+	at int64
+}
+
+func (p *passing) Read(b []byte) (int, error) {
+	n, err := p.f.ReadAt(b, p.at)
+	p.at += int64(n)
+	// From the start, since what reaches over the end of what is dropped stays. It is an
+	// advice: where it is not taken more memory is used until it is needed.
+	_ = unix.Fadvise(int(p.f.Fd()), 0, p.at, unix.FADV_DONTNEED)
+	return n, err
 }
 
 // checkBytes reads the image and compares its digest, unless the directory remembers
