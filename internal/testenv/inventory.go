@@ -27,6 +27,7 @@ type Component struct {
 	Default    string // level
 	MountPoint string
 	Private    string
+	XIP        string
 	Levels     []Level
 }
 
@@ -101,6 +102,7 @@ func (inv Inventory) LDIF() string {
 		w.values("levelfsDefault", c.Default)
 		w.values("levelfsMountPoint", c.MountPoint)
 		w.values("levelfsPrivate", c.Private)
+		w.values("levelfsXIP", c.XIP)
 		for _, l := range c.Levels {
 			w.entry(LevelDN(c.Name, l.Name), "objectClass: levelfsLevel", "cn: "+c.Name+"@"+l.Name)
 			w.values("levelfsState", l.State)

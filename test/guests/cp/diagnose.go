@@ -37,12 +37,13 @@ const maxRanges = 6
 type CP struct {
 	segments map[string]*Segment
 	loaded   map[string]bool // by name: true if shared, false if not
+	loads    map[string]int  // how often a segment was loaded
 	commands []string
 }
 
 // New returns a CP on which the segments are defined.
 func New(segments ...Segment) (*CP, error) {
-	c := &CP{segments: make(map[string]*Segment), loaded: make(map[string]bool)}
+	c := &CP{segments: make(map[string]*Segment), loaded: make(map[string]bool), loads: make(map[string]int)}
 	for _, s := range segments {
 		if len(s.Name) < 1 || len(s.Name) > 8 || len(s.Ranges) == 0 {
 			return nil, fmt.Errorf("segment %q: a name of 1 to 8 characters and a range are needed", s.Name)
@@ -100,6 +101,12 @@ func (c *CP) Segment(m Memory, rx, ry uint64) (Answer, error) {
 	case s.LoadCode != 0:
 		return Answer{Rx: rx, Ry: s.LoadCode, CC: 2}, nil
 	}
+	if save := s.Resaved; save != nil && c.loads[name] == save.After {
+		if err := m.WriteMemory(s.start()+save.Offset, save.Bytes); err != nil {
+			return Answer{}, err
+		}
+	}
+	c.loads[name]++
 	c.loaded[name] = ry == loadShared
 	return Answer{Rx: s.start(), Ry: s.end()}, nil
 }

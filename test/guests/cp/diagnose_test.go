@@ -102,6 +102,33 @@ func TestLoadAndPurge(t *testing.T) {
 }
 
 // TestQuery has both areas written out as the kernel's structures are.
+// TestResaved: those who load a segment after it was saved again get another content,
+// and those who have it keep theirs.
+func TestResaved(t *testing.T) {
+	s := Single("FOO", SR, 0x1000, 1<<20)
+	s.Resaved = &Save{After: 1, Offset: 2, Bytes: []byte("new")}
+	c, err := New(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := make(memory, 0x3000)
+	copy(m[0x1000:], "0 old 0")
+	m.put(t, 0x200, ebcdicFOO)
+	for _, step := range []struct {
+		subcode uint64
+		want    string
+	}{
+		{loadShared, "0 old 0"}, {purgeSegment, "0 old 0"}, {loadShared, "0 new 0"}, {purgeSegment, "0 new 0"}, {loadShared, "0 new 0"},
+	} {
+		if _, err := c.Segment(m, 0x200, step.subcode); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(m[0x1000:0x1007]); got != step.want {
+			t.Errorf("after %#x the segment has %q, want %q", step.subcode, got, step.want)
+		}
+	}
+}
+
 func TestQuery(t *testing.T) {
 	const in, out = 0x100, 0x200
 	c := newCP(t)

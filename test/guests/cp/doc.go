@@ -8,8 +8,8 @@
 // in [CP], which knows nothing of QEMU.
 //
 // The contents of segments are put into the guest's memory when it is started
-// (QEMU's loader device) and lie there, loaded or not: loading copies nothing,
-// purging discards nothing, saving is only noted down, and nothing keeps the guest
+// (QEMU's loader device) and lie there, loaded or not: loading copies nothing but what
+// a segment has [Segment.Resaved], purging discards nothing, saving is only noted down, and nothing keeps the guest
 // from writing to a shared segment but its own driver.
 //
 // Preconditions: Linux 6.1, whose lowcore has the machine flags at 0x3c8 and whose

@@ -43,6 +43,16 @@ type Segment struct {
 	// LoadCode, if not 0, is the return code with which every attempt to load it
 	// fails.
 	LoadCode uint64
+	// Resaved, if not nil, is another content that was saved under the same name.
+	Resaved *Save
+}
+
+// A Save is a content that CP has under a name beside the old one, which those who
+// have it loaded keep: it is what the next to load the segment get.
+type Save struct {
+	After  int    // how many loads get the old content
+	Offset uint64 // in the segment, where the new content differs
+	Bytes  []byte
 }
 
 // Single is a segment of one range.

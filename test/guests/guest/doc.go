@@ -6,7 +6,7 @@
 //   - [Archive] is an initramfs in the making; [Build] compiles a program for it.
 //     [Archive.Levelfs] adds the commands, [Archive.Automount] a real automount(8),
 //     [Archive.Program] any program of a package with its libraries, and
-//     [Archive.Inventory] and [Archive.Layer] what there is to mount.
+//     [Archive.Inventory] and [Archive.Image] what there is to mount.
 //   - [Start] runs QEMU; a [VM] is one that runs. It ends with its context, and with
 //     the process that started it, however that ends.
 //   - [VM.Report] collects what the guest reports on its console, see package report.

@@ -2,55 +2,62 @@ package guest
 
 import (
 	"context"
-	"fmt"
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
 	"path"
 	"path/filepath"
 
-	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/testenv"
+	"github.com/levelfs/levelfs/mounter"
 )
 
-// imageDir is where the guest has its images.
-const imageDir = "/var/lib/levelfs/images"
+// Host is the name of every guest.
+const Host = "guest.example.org"
 
-// Inventory adds an inventory, and a levelfs.toml in which the guest is that host.
-func (a *Archive) Inventory(host string, inv testenv.Inventory) {
-	a.File("/etc/levelfs/levelfs.toml", 0o644, fmt.Appendf(nil, "host = %q\nimages = [%q]\n", host, imageDir))
+// ImageDir is where a guest has its images.
+const ImageDir = "/var/lib/levelfs/images"
+
+// Inventory adds an inventory, and a levelfs.toml in which the guest is its host.
+func (a *Archive) Inventory(inv testenv.Inventory) {
+	inv.Hosts = []testenv.Caller{{Name: Host}}
+	a.File("/etc/levelfs/levelfs.toml", 0o644, []byte("host = \""+Host+"\"\nimages = [\""+ImageDir+"\"]\n"))
 	a.File("/etc/levelfs/inventory.d/levels.ldif", 0o644, []byte(inv.LDIF()))
 	a.Dir("/var/lib/levelfs")
 }
 
-// Layer builds an image of the tree and adds it. The directory dir is for the work.
-func (a *Archive) Layer(ctx context.Context, name, tree, dir string) (testenv.Layer, error) {
-	file := name + ".erofs"
-	r, err := layer.Build(ctx, tree, filepath.Join(dir, file), layer.BuildOptions{})
+// Image adds an image file to those that the guest has.
+func (a *Archive) Image(file string) { a.Copy(path.Join(ImageDir, filepath.Base(file)), file, 0o444) }
+
+// Describe describes an image file as a layer, which has its name.
+func Describe(name, file string) (testenv.Layer, error) {
+	content, err := os.ReadFile(file)
 	if err != nil {
 		return testenv.Layer{}, err
 	}
-	a.Copy(path.Join(imageDir, file), r.Path, 0o444)
+	f, err := os.Open(file)
+	if err != nil {
+		return testenv.Layer{}, err
+	}
+	defer f.Close()
+	fstype, uuid, err := mounter.Probe(f)
+	digest := sha256.Sum256(content)
 	return testenv.Layer{
-		Name: name, FSType: r.FSType, Digest: r.Digest, UUID: r.UUID, Size: r.Size, Images: []string{file},
-	}, nil
+		Name: name, FSType: fstype, Digest: "sha256:" + hex.EncodeToString(digest[:]), UUID: uuid,
+		Size: int64(len(content)), Images: []string{filepath.Base(file)},
+	}, err
 }
 
-// Demo adds all that CheckLevelfs of package inside needs for component tool at level 1,
-// which is the tree: automount from the packages' tree, the commands, an image and
-// an inventory.
-func (a *Archive) Demo(ctx context.Context, architecture string, packages *Tree, tree, dir string) error {
+// Tool is a component with one level of one layer, which is everybody's: level 1.
+func Tool(name, xip, layer string) testenv.Component {
+	return testenv.Component{
+		Name: name, Default: "1", XIP: xip,
+		Levels: []testenv.Level{{Name: "1", State: "released", Layers: []string{layer}}},
+	}
+}
+
+// Software adds automount from the packages' tree, and the commands.
+func (a *Archive) Software(ctx context.Context, architecture string, packages *Tree, dir string) error {
 	a.Automount(packages)
-	if err := a.Levelfs(ctx, architecture, dir); err != nil {
-		return err
-	}
-	l, err := a.Layer(ctx, "tool", tree, dir)
-	if err != nil {
-		return err
-	}
-	a.Inventory("guest.example.org", testenv.Inventory{
-		Layers: []testenv.Layer{l},
-		Components: []testenv.Component{{
-			Name: "tool", Default: "1", Levels: []testenv.Level{{Name: "1", State: "released", Layers: []string{"tool"}}},
-		}},
-		Hosts: []testenv.Caller{{Name: "guest.example.org"}},
-	})
-	return nil
+	return a.Levelfs(ctx, architecture, dir)
 }

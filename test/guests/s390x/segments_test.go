@@ -3,6 +3,7 @@
 package s390x
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/test/guests/cp"
 	"github.com/levelfs/levelfs/test/guests/gdb"
 	"github.com/levelfs/levelfs/test/guests/guest"
@@ -44,6 +46,7 @@ func TestSegments(t *testing.T) {
 	t.Logf("kernel %s", tree.Release)
 	content := makeContent(t, dir, filepath.Join(tree.Dir, "bin/busybox"))
 	makeImages(ctx, t, dir, content)
+	segments := save(t, dir, layout.Segments())
 	initrd := filepath.Join(dir, "initrd")
 	makeInitrd(ctx, t, initrd, dir, tree, content)
 
@@ -83,7 +86,7 @@ func TestSegments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	control, machine, err := playCP(socket, ready)
+	control, machine, err := playCP(socket, ready, segments)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,12 +132,12 @@ func TestSegments(t *testing.T) {
 const captured = "../../../dcss/testdata/linux-6.1.sysfs"
 
 // playCP connects to the guest, which stops it, and becomes its CP.
-func playCP(socket, ready string) (*cp.CP, *cp.Machine, error) {
+func playCP(socket, ready string, segments []cp.Segment) (*cp.CP, *cp.Machine, error) {
 	var text cp.Text
 	if _, err := fmt.Sscanf(ready, "%v %v", &text.Start, &text.End); err != nil {
 		return nil, nil, fmt.Errorf("%q: %w", ready, err)
 	}
-	control, err := cp.New(layout.Segments()...)
+	control, err := cp.New(segments...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -148,6 +151,25 @@ func playCP(socket, ready string) (*cp.CP, *cp.Machine, error) {
 	}
 	machine, err := cp.Start(control, client, text)
 	return control, machine, err
+}
+
+// save saves another content in the segments that are to have one: what differs is the
+// text of a file, so that all that tells them apart is the digest.
+func save(t *testing.T, dir string, segments []cp.Segment) []cp.Segment {
+	t.Helper()
+	for name, after := range map[string]int{layout.Other: 0, layout.Resaved: 1} {
+		image, err := os.ReadFile(filepath.Join(dir, strings.ToLower(name)+".img"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		offset := bytes.Index(image, []byte(layout.Content))
+		i := slices.IndexFunc(segments, func(s cp.Segment) bool { return s.Name == name })
+		if offset < 0 || i < 0 {
+			t.Fatalf("no segment %s with the content to be changed", name)
+		}
+		segments[i].Resaved = &cp.Save{After: after, Offset: uint64(offset), Bytes: []byte(layout.Changed)}
+	}
+	return segments
 }
 
 // makeContent makes the trees that the images are made of, which the guest has as
@@ -167,6 +189,12 @@ func makeContent(t *testing.T, dir, busybox string) string {
 	for file, text := range map[string][]byte{
 		"ext4/busybox":      program,
 		"ext4/etc/small":    []byte("ext4\n"),
+		"other/content":     []byte(layout.Content),
+		"other/name":        []byte("other"),
+		"resaved/content":   []byte(layout.Content),
+		"resaved/name":      []byte("resaved"),
+		"compact/tail":      []byte("what mkfs.erofs puts into its inode"),
+		"compact/page":      bytes.Repeat([]byte("page"), 1024),
 		"erofs/bin/busybox": program,
 		"erofs/etc/tail":    []byte("a file of less than a block, which mkfs.erofs would put into its inode\n"),
 		"joined/large":      []byte(large.String()),
@@ -186,20 +214,21 @@ func makeContent(t *testing.T, dir, busybox string) string {
 // makeImages makes the images of the segments.
 func makeImages(ctx context.Context, t *testing.T, dir, content string) {
 	t.Helper()
-	// Without a journal, and in blocks of a page: what a layer for DAX has to be.
-	mkfs := exec.CommandContext(ctx, "mkfs.ext4", "-q", "-b", "4096", "-m", "0", "-O", "^has_journal",
-		"-d", filepath.Join(content, "ext4"), filepath.Join(dir, "ext4.img"), fmt.Sprintf("%dk", layout.Ext4Size>>10))
-	mkfs.Env = append(os.Environ(), "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	if out, err := mkfs.CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.ext4: %v\n%s", err, out)
+	// EROFS has DAX for none of the files whose ends are in their inodes.
+	compact := filepath.Join(dir, "compact.img")
+	if out, err := exec.CommandContext(ctx, "mkfs.erofs", "--quiet", compact, filepath.Join(content, "compact")).CombinedOutput(); err != nil {
+		t.Fatalf("mkfs.erofs: %v\n%s", err, out)
 	}
-	for name, limit := range map[string]int64{"erofs": layout.ErofsSize, "joined": 2 * layout.JoinedHalf} {
-		result, err := layer.Build(ctx, filepath.Join(content, name), filepath.Join(dir, name+".img"), layer.BuildOptions{})
-		if err != nil {
-			t.Fatal(err)
+	for name, limit := range map[string]int64{
+		"ext4": layout.Ext4Size, "erofs": layout.ErofsSize, "joined": 2 * layout.JoinedHalf,
+		"other": layout.SmallSize, "resaved": layout.SmallSize,
+	} {
+		options := layer.BuildOptions{XIP: true, MaxSize: limit}
+		if name == "ext4" {
+			options.FSType = "ext4"
 		}
-		if result.Size > limit {
-			t.Fatalf("%s.img has %d bytes, its segments %d", name, result.Size, limit)
+		if _, err := layer.Build(ctx, filepath.Join(content, name), filepath.Join(dir, name+".img"), options); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -214,8 +243,23 @@ func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest
 	archive.Copy("/init", program, 0o755)
 	archive.Modules(tree, modules...)
 	archive.Tree("/content", content)
-	if err := archive.Demo(ctx, "s390x", tree, filepath.Join(content, "erofs"), dir); err != nil {
+	if err := archive.Software(ctx, "s390x", tree, dir); err != nil {
 		t.Fatal(err)
+	}
+	var inv testenv.Inventory
+	for _, c := range layout.Components() {
+		l, err := guest.Describe(c.Name, filepath.Join(dir, c.Image+".img"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Segments = []string{c.Segment}
+		inv.Layers = append(inv.Layers, l)
+		inv.Components = append(inv.Components, guest.Tool(c.Name, c.XIP, c.Name))
+	}
+	archive.Inventory(inv)
+	// The others are in segments, and need no file.
+	for _, name := range []string{"other", "resaved"} {
+		archive.Image(filepath.Join(dir, name+".img"))
 	}
 	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {
 		archive.Dir(mount)

@@ -3,13 +3,16 @@
 package x86
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/mounter"
 	"github.com/levelfs/levelfs/test/guests/guest"
 	"github.com/levelfs/levelfs/test/guests/x86/layout"
@@ -29,7 +33,7 @@ const deadline = 5 * time.Minute
 var modules = []string{
 	"virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci",
 	"libnvdimm", "nd_btt", "nd_pmem", "nd_virtio", "virtio_pmem",
-	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "autofs4", "loop",
+	"crc16", "crc32c_generic", "mbcache", "jbd2", "ext4", "libcrc32c", "erofs", "overlay", "autofs4", "loop", "nfit",
 }
 
 // captured is the part of sysfs that the tests of package pmem run on.
@@ -64,7 +68,7 @@ func TestPmem(t *testing.T) {
 		// The memory that could be plugged in has the kernel reserve 64 MiB for DMA,
 		// which swiotlb=noforce gives back: more than DAX saves in a small guest.
 		Append: "console=ttyS0 panic=-1 quiet loglevel=1 swiotlb=noforce",
-		Args:   []string{"-M", "q35", "-cpu", "max", "-smp", "1", "-m", "512,maxmem=2G"},
+		Args:   []string{"-M", "q35,nvdimm=on", "-cpu", "max", "-smp", "1", "-m", "512,slots=1,maxmem=2G"},
 		Each: func(line string) {
 			captured, is := strings.CutPrefix(line, "SYSFS ")
 			if !is {
@@ -83,6 +87,9 @@ func TestPmem(t *testing.T) {
 	for i, file := range []string{images[layout.Erofs], images[layout.Ext4], disk, images[layout.Unaligned]} {
 		config.Args = append(config.Args, pmemArgs(t, i, file)...)
 	}
+	config.Args = append(config.Args,
+		"-object", fmt.Sprintf("memory-backend-file,id=nvdimm,share=on,readonly=on,mem-path=%s,size=%d", images[layout.NVDIMM], 2*megabyte),
+		"-device", "nvdimm,memdev=nvdimm,unarmed=on")
 	vm, err := guest.Start(ctx, config)
 	if err != nil {
 		t.Fatal(err)
@@ -177,6 +184,8 @@ func makeContent(t *testing.T, dir, busybox string) string {
 		"ext4/small":        []byte("ext4\n"),
 		"part/part":         []byte("part\n"),
 		"compact/small":     []byte("compact\n"),
+		"compact/page":      bytes.Repeat([]byte("page"), 1024),
+		"nvdimm/small":      []byte("nvdimm\n"),
 		"unaligned/small":   []byte("unaligned\n"),
 	} {
 		name := filepath.Join(content, file)
@@ -194,7 +203,7 @@ func makeContent(t *testing.T, dir, busybox string) string {
 func makeImages(ctx context.Context, t *testing.T, dir, content string) map[string]string {
 	t.Helper()
 	images := make(map[string]string)
-	for _, name := range []string{layout.Erofs, layout.Part} {
+	for _, name := range []string{layout.Erofs, layout.Part, layout.NVDIMM} {
 		images[name] = filepath.Join(dir, name+".img")
 		if _, err := layer.Build(ctx, filepath.Join(content, name), images[name], layer.BuildOptions{}); err != nil {
 			t.Fatal(err)
@@ -270,9 +279,20 @@ func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest
 	archive.Modules(tree, modules...)
 	archive.Tree("/content", content)
 	archive.File(layout.UUIDFile, 0o644, []byte(uuids.String()))
-	if err := archive.Demo(ctx, "amd64", tree, filepath.Join(content, "erofs"), dir); err != nil {
+	if err := archive.Software(ctx, "amd64", tree, dir); err != nil {
 		t.Fatal(err)
 	}
+	var inv testenv.Inventory
+	for _, name := range slices.Sorted(maps.Keys(images)) {
+		l, err := guest.Describe(name, images[name])
+		if err != nil {
+			t.Fatal(err)
+		}
+		inv.Layers = append(inv.Layers, l)
+		inv.Components = append(inv.Components, guest.Tool(name, "", name), guest.Tool(name+layout.Required, "require", name))
+	}
+	archive.Inventory(inv)
+	archive.Image(images[layout.Unaligned]) // the others are on devices, and need no file
 	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {
 		archive.Dir(mount)
 	}

@@ -33,6 +33,9 @@ const (
 	Merged   = "MERGED"  // has two parts that it can take
 	Unknown  = "UNKNOWN" // is not defined
 	National = "A$#@_9"  // with characters that are no letters
+	Other    = "OTHER"   // SR: an erofs image in which something else was saved
+	Resaved  = "RESAVED" // SR: an erofs image; after the first load, something else
+	Compact  = "COMPACT" // SR: erofs as mkfs.erofs makes it, which is not all DAX
 )
 
 // Where the images are, and how large they may be.
@@ -44,11 +47,25 @@ const (
 	JoinedStart = 0x24000000
 	JoinedHalf  = 4 * megabyte
 	WorkStart   = 0x26000000
+
+	OtherStart   = 0x2e000000
+	ResavedStart = 0x2e400000
+	CompactStart = 0x2e800000
+	SmallSize    = 2 * megabyte // of each of these three
+)
+
+// What the file "content" of Other and Resaved has, and what was saved in its place.
+const (
+	Content = "as the inventory has it"
+	Changed = "saved by another person"
 )
 
 // Images are the images in memory, by file name.
 func Images() map[string]uint64 {
-	return map[string]uint64{"ext4.img": Ext4Start, "erofs.img": ErofsStart, "joined.img": JoinedStart}
+	return map[string]uint64{
+		"ext4.img": Ext4Start, "erofs.img": ErofsStart, "joined.img": JoinedStart,
+		"other.img": OtherStart, "resaved.img": ResavedStart, "compact.img": CompactStart,
+	}
 }
 
 // Segments are what CP has.
@@ -84,6 +101,36 @@ func Segments() []cp.Segment {
 			{Type: cp.EN, Start: 0x2b100000, End: 0x2b1fffff},
 		}},
 		cp.Single(National, cp.SN, 0x2d000000, megabyte),
+		cp.Single(Other, cp.SR, OtherStart, SmallSize),
+		cp.Single(Resaved, cp.SR, ResavedStart, SmallSize),
+		cp.Single(Compact, cp.SR, CompactStart, SmallSize),
+	}
+}
+
+// A Component has one level of one layer.
+type Component struct {
+	Name    string
+	Segment string // of the layer, "A:B" if there are several
+	Image   string // of the layer, without ".img"
+	XIP     string // "require", or ""
+}
+
+// Components are the inventory.
+func Components() []Component {
+	return []Component{
+		{"ext4", Ext4, "ext4", ""},
+		{"erofs", Erofs, "erofs", "require"},
+		{"joined", First + ":" + Second, "joined", ""},
+		{"compact", Compact, "compact", ""},
+		{"compact-required", Compact, "compact", "require"},
+		{"unknown", Unknown, "other", ""},
+		{"unknown-required", Unknown, "other", "require"},
+		{"broken", Broken, "other", ""},
+		{"overlap", Overlap, "other", ""},
+		{"half", First, "other", ""},
+		{"other", Other, "other", ""},
+		{"other-required", Other, "other", "require"},
+		{"resaved", Resaved, "resaved", ""},
 	}
 }
 

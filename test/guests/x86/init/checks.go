@@ -83,7 +83,7 @@ func (g *checks) find() {
 	})
 	g.Check("read-only/set", func() error {
 		for name := range g.images {
-			if name != layout.Unaligned {
+			if name != layout.Unaligned && name != layout.NVDIMM {
 				if err := g.setReadOnly(name); err != nil {
 					return err
 				}

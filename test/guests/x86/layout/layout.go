@@ -9,7 +9,12 @@ const (
 	Part      = "part"      // the first partition of a device, erofs
 	Compact   = "compact"   // the second one: erofs as mkfs.erofs makes it, which is not all DAX
 	Unaligned = "unaligned" // no multiple of 2 MiB: there is no device of it
+	NVDIMM    = "nvdimm"    // a device that the kernel has no DAX for, as it has no pfn superblock
 )
+
+// Required is what the name of a component ends with that has to be executed in place.
+// Beside it there is one of the same layer without.
+const Required = "-required"
 
 // UUIDFile has a line "NAME UUID FSTYPE" for each of them.
 const UUIDFile = "/images"
