@@ -48,30 +48,64 @@ func CacheDir() (string, error) {
 // that signatures are checked as usual and nothing of the machine's is read or
 // written but its proxies.
 func Fetch(ctx context.Context, architecture, kernel string, packages ...string) (*Tree, error) {
+	dir, err := cached(ctx, architecture, append([]string{kernel}, packages...), func(apt *apt) error {
+		image, err := apt.dependency(ctx, kernel)
+		if err != nil {
+			return err
+		}
+		// The kernel alone: what it depends on is for a machine that has to boot from disk.
+		if _, err := apt.run(ctx, "apt-get", "-q", "download", image); err != nil {
+			return err
+		}
+		install := []string{"-q", "-y", "--download-only", "--no-install-recommends", "install"}
+		_, err = apt.run(ctx, "apt-get", append(install, packages...)...)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s for %s: %w", kernel, architecture, err)
+	}
+	return openTree(dir)
+}
+
+// FetchFiles returns a directory with the files of the packages, without what they
+// depend on. It fetches them as [Fetch] does.
+func FetchFiles(ctx context.Context, architecture string, packages ...string) (string, error) {
+	dir, err := cached(ctx, architecture, packages, func(apt *apt) error {
+		_, err := apt.run(ctx, "apt-get", append([]string{"-q", "download"}, packages...)...)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("fetch packages for %s: %w", architecture, err)
+	}
+	return dir, nil
+}
+
+// cached returns the directory of that content in the cache. If it is not there
+// download gets the packages, in apt's directory, and they are unpacked.
+func cached(ctx context.Context, architecture string, content []string, download func(*apt) error) (string, error) {
 	cache, err := CacheDir()
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	name := strings.Join(append([]string{release, architecture, kernel}, packages...), "_")
-	dir := filepath.Join(cache, name)
+	dir := filepath.Join(cache, strings.Join(append([]string{release, architecture}, content...), "_"))
 	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	lock, err := os.OpenFile(dir+".lock", os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	defer lock.Close()
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
-		return nil, fmt.Errorf("lock %q: %w", lock.Name(), err)
+		return "", fmt.Errorf("lock %q: %w", lock.Name(), err)
 	}
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		err = fetch(ctx, dir, architecture, kernel, packages)
+		err = fetch(ctx, dir, architecture, download)
 		if err != nil {
-			return nil, fmt.Errorf("fetch %s for %s: %w", kernel, architecture, err)
+			return "", err
 		}
 	}
-	return openTree(dir)
+	return dir, nil
 }
 
 // openTree finds the kernel in the tree.
@@ -90,8 +124,8 @@ func openTree(dir string) (*Tree, error) {
 	}, nil
 }
 
-// fetch makes the tree. It appears under its name when it is complete.
-func fetch(ctx context.Context, dir, architecture, kernel string, packages []string) (err error) {
+// fetch makes the directory. It appears under its name when it is complete.
+func fetch(ctx context.Context, dir, architecture string, download func(*apt) error) (err error) {
 	work, err := os.MkdirTemp(filepath.Dir(dir), ".fetch-")
 	if err != nil {
 		return err
@@ -104,16 +138,7 @@ func fetch(ctx context.Context, dir, architecture, kernel string, packages []str
 	if _, err := apt.run(ctx, "apt-get", "-q", "update"); err != nil {
 		return err
 	}
-	image, err := apt.dependency(ctx, kernel)
-	if err != nil {
-		return err
-	}
-	// The kernel alone: what it depends on is for a machine that has to boot from disk.
-	if _, err := apt.run(ctx, "apt-get", "-q", "download", image); err != nil {
-		return err
-	}
-	install := []string{"-q", "-y", "--download-only", "--no-install-recommends", "install"}
-	if _, err := apt.run(ctx, "apt-get", append(install, packages...)...); err != nil {
+	if err := download(apt); err != nil {
 		return err
 	}
 	var debs []string
@@ -129,9 +154,6 @@ func fetch(ctx context.Context, dir, architecture, kernel string, packages []str
 		if _, err := apt.run(ctx, "dpkg-deb", "--extract", deb, tree); err != nil {
 			return err
 		}
-	}
-	if _, err := openTree(tree); err != nil {
-		return err
 	}
 	return os.Rename(tree, dir)
 }
