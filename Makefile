@@ -39,6 +39,9 @@ install: ## install what make build built, below DESTDIR
 	$(BIN)/levelfs completion bash >$(DESTDIR)/usr/share/bash-completion/completions/levelfs
 	$(BIN)/levelfs completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_levelfs
 	install -m 0644 packaging/schema/levelfs.schema packaging/schema/*.ldif docs/servers.md $(DESTDIR)/usr/share/levelfs/schema/
+	install -d $(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/etc/cron.d
+	install -m 0644 packaging/systemd/levelfs-check.* $(DESTDIR)/usr/lib/systemd/system/
+	install -m 0644 packaging/cron/levelfs $(DESTDIR)/etc/cron.d/
 	test -e $(DESTDIR)/etc/levelfs/levelfs.toml || install -m 0644 packaging/levelfs.toml $(DESTDIR)/etc/levelfs/
 	test -e $(DESTDIR)/etc/auto.master.d/levelfs.autofs || install -m 0644 packaging/levelfs.autofs $(DESTDIR)/etc/auto.master.d/
 
@@ -72,7 +75,7 @@ GUEST_NEEDS = qemu-system-s390x=qemu-system-misc qemu-system-x86_64=qemu-system-
 	/usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 
 .PHONY: lint
-lint: ## formatting, vet for amd64 and s390x, shell scripts, man pages, go.mod
+lint: ## formatting, vet for amd64 and s390x, shell scripts, man pages, units, go.mod
 	@scripts/need shellcheck=shellcheck mandoc=mandoc
 	@test -z "$$($(dir $(GO))gofmt -l .)" || { $(dir $(GO))gofmt -l .; echo "gofmt: files above"; exit 1; }
 	$(GO) mod tidy -diff
@@ -82,6 +85,7 @@ lint: ## formatting, vet for amd64 and s390x, shell scripts, man pages, go.mod
 	GOARCH=s390x $(GO) build ./...
 	shellcheck scripts/* .ci/run
 	mandoc -T lint -W warning docs/man/*.[158]
+	scripts/lint-units
 
 .PHONY: bench
 bench: ## first access through automount, compared (as root; JSON in bench.json)
@@ -100,6 +104,11 @@ bench-switch: ## a change of level under 50 readers, compared with systemd-sysex
 	@scripts/need systemd-sysext=systemd mkfs.erofs=erofs-utils
 	LEVELFS_TEST_REQUIRE=all LEVELFS_BENCH_JSON=$(CURDIR)/bench-switch.json \
 		$(GO) test ./test/bench -run '^$$' -bench Switch -benchtime 1x -count 1 -timeout 60m
+
+.PHONY: bench-check
+bench-check: ## levelfs check of a healthy machine with 200 views and 1,000 components: time and memory (as root)
+	@scripts/need slapd=slapd mkfs.erofs=erofs-utils
+	LEVELFS_TEST_REQUIRE=all $(GO) test ./test/bench -run '^$$' -bench '^BenchmarkCheck$$' -benchtime 1x -count 1
 
 .PHONY: clean
 clean: ## remove what make made

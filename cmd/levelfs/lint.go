@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 
@@ -44,7 +45,11 @@ EXIT STATUS
 }
 
 func runLint(cmd *cobra.Command, asJSON bool) error {
-	findings, err := lintInventory(cmd)
+	c, err := config.Load()
+	if err != nil {
+		return &checkError{status: exitUnchecked, err: err}
+	}
+	findings, err := lintInventory(cmd.Context(), cmd, c)
 	if err == nil && asJSON {
 		err = writeJSON(cmd.OutOrStdout(), append([]finding.Finding{}, findings...))
 	} else if err == nil {
@@ -59,11 +64,8 @@ func runLint(cmd *cobra.Command, asJSON bool) error {
 	return nil
 }
 
-func lintInventory(cmd *cobra.Command) ([]finding.Finding, error) {
-	c, err := config.Load()
-	if err != nil {
-		return nil, err
-	}
+// lintInventory reads the whole inventory, with progress on the command's terminal.
+func lintInventory(ctx context.Context, cmd *cobra.Command, c *config.Config) ([]finding.Finding, error) {
 	inv, err := inventory.Open(c)
 	if err != nil {
 		return nil, err
@@ -86,16 +88,20 @@ func lintInventory(cmd *cobra.Command) ([]finding.Finding, error) {
 			_ = bar.Set(n) // only looks
 		}
 	}
-	f, err := fleet.Load(cmd.Context(), stores, count("entries read"))
+	f, err := fleet.Load(ctx, stores, count("entries read"))
 	if err != nil {
 		return nil, err
 	}
-	return lint.Run(cmd.Context(), f, lint.Options{Tree: c.Tree}, count("callers asked"))
+	return lint.Run(ctx, f, lint.Options{Tree: c.Tree}, count("callers asked"))
 }
 
 func writeFindings(out io.Writer, findings []finding.Finding) error {
 	for _, f := range findings {
-		if _, err := fmt.Fprintf(out, "%s %s %s: %s\n  in:  %s\n  fix: %s\n", f.Severity, f.Code, f.Object, f.Text, orDash(f.Source), f.Fix); err != nil {
+		var in string // findings on a machine are in no inventory
+		if f.Source != "" {
+			in = "  in:  " + f.Source + "\n"
+		}
+		if _, err := fmt.Fprintf(out, "%s %s %s: %s\n%s  fix: %s\n", f.Severity, f.Code, f.Object, f.Text, in, f.Fix); err != nil {
 			return err
 		}
 	}

@@ -73,6 +73,7 @@ EXIT STATUS
 	root.SetErr(stderr)
 	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
 		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC())
+	root.AddCommand(newCheck(), newDoctor())
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

@@ -61,7 +61,7 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 	)
 	for _, v := range s.views {
 		who := asker{view.UserOf(s.config, v), componentOf(v)}
-		if pinned(v) || len(components) > 0 && !slices.Contains(components, who.component) {
+		if view.Pinned(v) || len(components) > 0 && !slices.Contains(components, who.component) {
 			continue
 		}
 		a, asked := answers[who]
@@ -84,7 +84,7 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 		reports, errs = append(reports, report), append(errs, err)
 	}
 	for _, component := range components {
-		if !slices.ContainsFunc(s.views, func(v mounter.View) bool { return componentOf(v) == component && !pinned(v) }) {
+		if !slices.ContainsFunc(s.views, func(v mounter.View) bool { return componentOf(v) == component && !view.Pinned(v) }) {
 			errs = append(errs, &notMountedError{component: component})
 		}
 	}

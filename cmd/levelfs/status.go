@@ -7,8 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"math"
-	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -96,7 +94,7 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 			ReadOnly: v.ReadOnly, Private: v.Upper, Since: v.Since(c.RunDir()),
 			Heal: interrupted[v.ID],
 		}
-		if pinned(v) {
+		if view.Pinned(v) {
 			s.Key, s.Wanted = v.Name, v.Name
 		} else {
 			s.Wanted = wanted[asker{s.User, component}]
@@ -117,9 +115,6 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 	return writeStatus(cmd.OutOrStdout(), statuses)
 }
 
-// sample is how many files of a view are asked whether they are executed in place.
-const sample = 256
-
 // inPlace is what the kernel says of a view that has layers in shared memory, "" if it
 // has none. It gives up when the context ends, even if the file system does not answer.
 func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
@@ -133,13 +128,7 @@ func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		r.proof, r.err = mounter.ProveSome(ctx, v.Target, sample, func(path string) bool {
-			if v.Upper == "" {
-				return false
-			}
-			_, err := os.Lstat(filepath.Join(v.Upper, path))
-			return err == nil // the caller's own
-		})
+		r.proof, r.err = view.Prove(ctx, v.Target, v.Upper)
 		done <- r
 	}()
 	select {
@@ -153,10 +142,6 @@ func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
 	}
 	return "?"
 }
-
-// pinned reports whether the view's level was asked for by name: such a view is
-// read-only and lies under that name.
-func pinned(v mounter.View) bool { return v.ReadOnly && path.Base(v.Target) == v.Name }
 
 // An asker is a component and the user whose level of it is asked for, or the host's.
 type asker struct{ user, component string }
@@ -181,7 +166,7 @@ func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, l
 	for _, v := range views {
 		component, _, _ := strings.Cut(v.Name, "@")
 		who := asker{view.UserOf(c, v), component}
-		if _, asked := wanted[who]; asked || pinned(v) {
+		if _, asked := wanted[who]; asked || view.Pinned(v) {
 			continue
 		}
 		r, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: host, User: who.user})

@@ -60,7 +60,7 @@ func TestPinned(t *testing.T) {
 		{mounter.View{Target: "/sw/emacs@29", Name: "emacs@29"}, false},
 		{mounter.View{Target: "/sw/emacs@28", Name: "emacs@29", ReadOnly: true}, false},
 	} {
-		if got := pinned(c.view); got != c.want {
+		if got := view.Pinned(c.view); got != c.want {
 			t.Errorf("%+v: %v", c.view, got)
 		}
 	}

@@ -156,7 +156,7 @@ func componentOf(v mounter.View) string {
 func (s *switcher) of(component, user string) ([]mounter.View, error) {
 	var found []mounter.View
 	for _, v := range s.views {
-		if componentOf(v) == component && view.UserOf(s.config, v) == user && !pinned(v) {
+		if componentOf(v) == component && view.UserOf(s.config, v) == user && !view.Pinned(v) {
 			found = append(found, v)
 		}
 	}

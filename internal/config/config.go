@@ -55,6 +55,11 @@ type Config struct {
 	// SegmentRange is where segments are planned, BEGIN-END in pages as DEFSEG takes
 	// them. Empty: the planner's own default. It is read by those who plan.
 	SegmentRange string `toml:"segment-range"`
+	// CheckTime bounds a run of levelfs check. Default: 60s.
+	CheckTime Duration `toml:"check-time"`
+	// CheckRate is how much of layer images levelfs check --deep reads in a second.
+	// Default: 50 MiB.
+	CheckRate Size `toml:"check-rate"`
 	// Sources are the inventories, in order: an earlier one goes before a later
 	// one at the same rank.
 	Sources []Source `toml:"source"`
@@ -139,6 +144,12 @@ func (c *Config) parse(text []byte) error {
 	}
 	if c.CacheSize.Bytes == 0 {
 		c.CacheSize.Bytes = 16 << 20
+	}
+	if c.CheckTime.Duration == 0 {
+		c.CheckTime.Duration = time.Minute
+	}
+	if c.CheckRate.Bytes == 0 {
+		c.CheckRate.Bytes = 50 << 20
 	}
 	for name, m := range c.Maps {
 		if err := m.check(name, c.Map); err != nil {

@@ -47,9 +47,9 @@ func TestDefaults(t *testing.T) {
 				Map:       "/usr/libexec/levelfs/auto.levelfs",
 				Retry:     Duration{30 * time.Second},
 				Keep:      Duration{720 * time.Hour},
-				CacheSize: Size{16 << 20},
-				Sources:   []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
-				root:      got.root,
+				CacheSize: Size{16 << 20}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20},
+				Sources: []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
+				root:    got.root,
 			}
 			if !reflect.DeepEqual(got, want) {
 				t.Errorf("got %+v, want %+v", got, want)
@@ -121,7 +121,7 @@ key = "/wk"
 		Host: "lnx01.example.org", Images: []string{"/srv/a", "/srv/b"}, Directories: []string{"/srv/dirs"},
 		Tree: "/software", Map: "/usr/local/libexec/auto.levelfs",
 		Retry: Duration{time.Minute}, Keep: Duration{48 * time.Hour},
-		CacheSize: Size{512 << 10}, Maps: map[string]Map{"auto.levelfs.session": {Caller: UserCaller}},
+		CacheSize: Size{512 << 10}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20}, Maps: map[string]Map{"auto.levelfs.session": {Caller: UserCaller}},
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
 			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},

@@ -31,7 +31,7 @@ type Code string
 type Finding struct {
 	Code     Code     `json:"code"`
 	Severity Severity `json:"severity"`
-	Object   string   `json:"object"`           // what it is about: a DN or a key
+	Object   string   `json:"object"`           // what it is about: a DN or a key; on a machine, a path, a component or a process
 	Text     string   `json:"text"`             // what is wrong with it, in one sentence
 	Fix      string   `json:"fix"`              // the command or the edit that mends it
 	Source   string   `json:"source,omitempty"` // the inventory's name

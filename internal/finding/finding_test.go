@@ -38,7 +38,8 @@ func render() []byte {
 	var b bytes.Buffer
 	fmt.Fprint(&b, `# Findings
 
-What `+"`levelfs lint`"+` finds in an inventory, by code. A code keeps its meaning for ever. Critical: an
+What `+"`levelfs lint`"+` finds in an inventory (LV1xx) and `+"`levelfs check`"+` on a machine (LV2xx), by
+code. A code keeps its meaning for ever. Critical: an
 access fails or shows wrong content, now or at the next mount. Warning: it does not, but
 somebody did not mean it so. This page is made from the program's own table by
 `+"`go generate ./internal/finding`"+`.

@@ -40,6 +40,37 @@ const (
 	InTree          Code = "LV182"
 )
 
+// Codes of findings on a machine.
+const (
+	OtherLevel      Code = "LV201"
+	NoMoreLevel     Code = "LV202"
+	Stranger        Code = "LV203"
+	UnsafeOptions   Code = "LV204"
+	ForeignUpper    Code = "LV205"
+	ReadOnlyPrivate Code = "LV206"
+	StackedViews    Code = "LV207"
+	MountInView     Code = "LV208"
+	MissingImage    Code = "LV210"
+	OtherImage      Code = "LV211"
+	NoXIP           Code = "LV212"
+	XIPOff          Code = "LV213"
+	UnusedSegment   Code = "LV220"
+	PrivateOfNone   Code = "LV230"
+	PrivateOfNobody Code = "LV231"
+	Unfinished      Code = "LV232"
+	ServersDown     Code = "LV240"
+	OldAnswers      Code = "LV241"
+	OpenConfig      Code = "LV250"
+	OpenPrivate     Code = "LV251"
+	OpenCache       Code = "LV252"
+	OpenSecret      Code = "LV253"
+	NoMapProgram    Code = "LV260"
+	NotIncluded     Code = "LV261"
+	NoHelper        Code = "LV262"
+	NotServed       Code = "LV263"
+	HungMap         Code = "LV264"
+)
+
 // Kinds are all kinds of findings, by code.
 func Kinds() []Kind {
 	return []Kind{
@@ -151,5 +182,86 @@ func Kinds() []Kind {
 		{InTree, "Mount point in the shared tree", Critical,
 			"A component's own mount point lies in the shared tree, or the tree below it. automount serves the tree by another map.",
 			"Give it a levelfsMountPoint elsewhere."},
+		{OtherLevel, "Another level is wanted than is mounted", Warning,
+			"A view shows another level than the inventory gives its host or user now. It changes when the view is next mounted; automount does not unmount what is in use.",
+			"levelfs switch COMPONENT, or end the processes that the finding names and let automount unmount it."},
+		{NoMoreLevel, "No level for what is mounted or assigned", Critical,
+			"A component is mounted, or is assigned to this host, and the inventory gives no level of it: it is unknown, retired, expired, contradictory or was changed after its release. The next access fails.",
+			"Correct the inventory. levelfs plan COMPONENT shows every rule, levelfs lint all faults."},
+		{Stranger, "Something else in the tree", Warning,
+			"Something that is neither automount's nor a view is mounted in the shared tree.",
+			"Unmount it, and mount it elsewhere."},
+		{UnsafeOptions, "View with other options", Critical,
+			"A view has not the one set of overlayfs's options under which a new level may come under an old private layer, or devices work in it: it was mounted or remounted by hand, or by other software.",
+			"Unmount it; it is mounted as it should be at the next access. A private layer that was used so may have to be moved away."},
+		{ForeignUpper, "View with a private layer that is not levelfs's", Critical,
+			"A view writes into a directory outside of levelfs's private layers, where nothing keeps two views from using it at once.",
+			"Unmount it, and move what was written to where it belongs."},
+		{ReadOnlyPrivate, "View that lost its private layer", Critical,
+			"A view has a private layer, and its file system is read-only: a switch was interrupted, somebody remounted it, or the disk of the private layer has errors.",
+			"Look into the kernel's log for errors of the disk. levelfs switch COMPONENT puts right what a switch has left; by hand, mount -o remount,rw VIEW."},
+		{StackedViews, "Views on top of each other", Critical,
+			"Two views are mounted at one mount point: a switch was interrupted. Whoever opens it now sees the upper one, and one umount does not free it.",
+			"levelfs switch COMPONENT puts it right. Otherwise unmount the upper one: umount VIEW."},
+		{MountInView, "Mount below a view", Critical,
+			"Something is mounted below a view. The view cannot be unmounted, and is never upgraded.",
+			"Unmount it."},
+		{MissingImage, "Level that cannot be mounted here", Critical,
+			"A level that this machine or a user of it is to run has a layer that is not on this machine. It cannot be mounted.",
+			"Copy the image to one of the directories in levelfs.toml (images)."},
+		{OtherImage, "Image that is not its layer", Critical,
+			"An image file does not have the size, the file system or the bytes that the inventory says: it was cut short, changed or exchanged. It is not mounted any more; what is mounted of it may show errors.",
+			"Copy the image again, under a new name and then by rename: never write into an image that is mounted."},
+		{NoXIP, "Required execution in place is not there", Critical,
+			"A layer is to be executed in place, and is not. Its view cannot be mounted again.",
+			"The finding says why. levelfs layer check looks into an image, levelfs doctor at the kernel."},
+		{XIPOff, "No execution in place", Warning,
+			"A layer could be executed in place from shared memory, and its pages are copied into this machine's memory instead.",
+			"The finding says why. A view that was mounted before the memory was there has to be mounted anew."},
+		{UnusedSegment, "Segment that nothing uses", Warning,
+			"levelfs attached a segment, and no view has a layer in it. It takes address space that another may need.",
+			"levelfs gc detaches what nothing uses."},
+		{PrivateOfNone, "Private layer of an unknown component", Warning,
+			"A private layer belongs to a component that the inventory does not have. Nothing shows what is in it.",
+			"Move it away when nobody misses it, or give the component back. levelfs never deletes it by itself."},
+		{PrivateOfNobody, "Private layer of an unknown user", Warning,
+			"A private layer belongs to a user who has no account on this machine. The uid may be given to somebody else.",
+			"Move it away when nobody misses it. levelfs never deletes it by itself."},
+		{Unfinished, "Unfinished work", Warning,
+			"A mount was interrupted while it made or changed a private layer. The next mount goes on where it ended; nothing is lost.",
+			"Mount the view once, or delete the file or directory named."},
+		{ServersDown, "No inventory server answers", Warning,
+			"A map found no inventory server that answers. Mounts get the last known levels, for as long as keep in levelfs.toml says.",
+			"See that the server runs and answers. The note goes with the next answer."},
+		{OldAnswers, "Last known levels run out", Critical,
+			"No inventory server answers, and the last answer for a mounted component is so old that it soon does not stand in for the server any more. Then the component cannot be mounted.",
+			"Get a server to answer, or set a longer keep in levelfs.toml meanwhile."},
+		{OpenConfig, "Configuration that others can change", Critical,
+			"levelfs.toml can be written by others than root, who can so choose what root mounts.",
+			"chown root FILE && chmod go-w FILE."},
+		{OpenPrivate, "Private layers that others can reach", Critical,
+			"The directory of the private layers is open to others than root. What lies below is protected by its own rights only, and set-user-ID files of old levels by none.",
+			"chown root DIRECTORY && chmod 700 DIRECTORY."},
+		{OpenCache, "Cache that others can reach", Critical,
+			"The cache is open to others than root. Who can write there chooses what is mounted when no server answers.",
+			"chown root DIRECTORY && chmod 700 DIRECTORY."},
+		{OpenSecret, "Secret that others can read", Critical,
+			"A password or a key of an inventory source is open to others than root. levelfs refuses to use it.",
+			"chown root FILE && chmod 600 FILE, and change the secret."},
+		{NoMapProgram, "Map program that cannot be run", Critical,
+			"The master map names a program that is not there or not executable. automount does not serve the tree.",
+			"Install it, or correct the path in levelfs.autofs."},
+		{NotIncluded, "Master map that is not read", Critical,
+			"/etc/auto.master does not include /etc/auto.master.d, where levelfs's map is.",
+			"Add the line +dir:/etc/auto.master.d to /etc/auto.master, and reload automount."},
+		{NoHelper, "No mount helper", Critical,
+			"mount.levelfs is not where mount(8) looks for it. No view can be mounted.",
+			"Install it as /sbin/mount.levelfs."},
+		{NotServed, "Tree that is not served", Critical,
+			"levelfs's master map has the shared tree, and automount has not mounted it: it does not run, or has not read the map.",
+			"systemctl restart autofs, and see its log."},
+		{HungMap, "Hung child of automount", Critical,
+			"automount started a process for a map program that never became it: autofs up to 5.1.9 can hang between fork and exec. Whoever waits for the component waits for ever.",
+			"Kill the process named; the access fails then and can be tried again. Upgrade autofs."},
 	}
 }

@@ -153,6 +153,26 @@ func UserOf(c *config.Config, v mounter.View) string {
 	return ""
 }
 
+// Pinned reports whether the view's level was asked for by name: such a view is
+// read-only and lies under that name.
+func Pinned(v mounter.View) bool { return v.ReadOnly && filepath.Base(v.Target) == v.Name }
+
+// sample is how many files of a view are asked whether they are executed in place.
+const sample = 256
+
+// Prove asks the kernel whether the files of a view at the target are executed in place,
+// those left out that its private layer has. It waits for as long as the file system
+// does: a caller that must not gives it a goroutine of its own.
+func Prove(ctx context.Context, target, upper string) (mounter.Proof, error) {
+	return mounter.ProveSome(ctx, target, sample, func(path string) bool {
+		if upper == "" {
+			return false
+		}
+		_, err := os.Lstat(filepath.Join(upper, path))
+		return err == nil // the caller's own
+	})
+}
+
 // locate finds where a layer can be had on this machine: in shared memory, or as an
 // image file or a directory below the configured directories.
 func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {

@@ -1,0 +1,177 @@
+package check
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/finding"
+)
+
+// Exit states of a check, as of Nagios plugins.
+const (
+	OK       = 0
+	Warning  = 1
+	Critical = 2
+	Unknown  = 3
+)
+
+// A Report is what a run came to.
+type Report struct {
+	Findings     []finding.Finding `json:"findings"`
+	Unchecked    []Unchecked       `json:"unchecked"`
+	Views        int               `json:"views"`
+	OtherLevel   int               `json:"otherLevel"` // of them, those of which another level is wanted
+	PrivateBytes int64             `json:"privateBytes"`
+	LayerBytes   int64             `json:"layerBytes"` // in the image files that were looked at
+	Started      time.Time         `json:"started"`
+	Seconds      float64           `json:"seconds"`
+}
+
+// NewReport sums a State and its findings up. PrivateBytes is -1 if it is not known.
+func NewReport(s *State, findings []finding.Finding) *Report {
+	r := &Report{Findings: findings, Unchecked: s.Unchecked, Views: len(s.Views), PrivateBytes: s.PrivateBytes, Started: s.Now}
+	for _, i := range s.Images {
+		r.LayerBytes += i.Layer.Size
+	}
+	for _, f := range findings {
+		if f.Code == finding.OtherLevel {
+			r.OtherLevel++
+		}
+	}
+	return r
+}
+
+// Status is the exit status. What could not be checked goes before what was found: a
+// result with holes is not to be taken for a whole one.
+func (r *Report) Status() int {
+	if len(r.Unchecked) > 0 {
+		return Unknown
+	}
+	return finding.Status(r.Findings)
+}
+
+func (r *Report) count(s finding.Severity) (n int) {
+	for _, f := range r.Findings {
+		if f.Severity == s {
+			n++
+		}
+	}
+	return n
+}
+
+// Nagios is the report as a plugin prints it: one line, and performance data after "|".
+func (r *Report) Nagios() string {
+	warnings, critical := r.count(finding.Warning), r.count(finding.Critical)
+	text := fmt.Sprintf("%d views", r.Views)
+	for _, part := range []struct {
+		n    int
+		what string
+	}{{critical, "critical"}, {warnings, "warnings"}, {len(r.Unchecked), "not checked"}} {
+		if part.n > 0 {
+			text += fmt.Sprintf(", %d %s", part.n, part.what)
+		}
+	}
+	if len(r.Unchecked) > 0 {
+		text += ": " + r.Unchecked[0].What + ": " + r.Unchecked[0].Why
+	} else if len(r.Findings) > 0 {
+		f := r.Findings[0]
+		text += ": " + string(f.Code) + " " + f.Object + ": " + f.Text
+	}
+	// "|" begins the performance data, and the line is the message.
+	text = strings.NewReplacer("|", "/", "\n", "; ").Replace(text)
+	state := []string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}[r.Status()]
+	return fmt.Sprintf("LEVELFS %s - %s | views=%d;;;0 other_level=%d;;;0 warnings=%d;;;0 critical=%d;;;0 unchecked=%d;;;0 time=%.3fs;;;0\n",
+		state, text, r.Views, r.OtherLevel, warnings, critical, len(r.Unchecked), r.Seconds)
+}
+
+// Prometheus is the report in the text exposition format. It is written here and not by
+// prometheus/common/expfmt, which brings protocol buffers along: of the format, this
+// needs numbers, and labels whose values are codes.
+func (r *Report) Prometheus() []byte {
+	var b bytes.Buffer
+	family := func(name, help string) {
+		fmt.Fprintf(&b, "# HELP levelfs_%[1]s %[2]s\n# TYPE levelfs_%[1]s gauge\n", name, help)
+	}
+	one := func(name, help string, value any) {
+		family(name, help)
+		fmt.Fprintf(&b, "levelfs_%s %v\n", name, value)
+	}
+	family("check_findings", "Findings of the last levelfs check, by code.")
+	counts := make(map[finding.Code]int)
+	for _, f := range r.Findings {
+		counts[f.Code]++
+	}
+	// Those without are there as well: a series that ends is no zero to an alert.
+	for _, k := range finding.Kinds() {
+		if strings.HasPrefix(string(k.Code), "LV2") || counts[k.Code] > 0 {
+			fmt.Fprintf(&b, "levelfs_check_findings{code=\"%s\",severity=\"%s\"} %d\n", escape(string(k.Code)), escape(string(k.Severity)), counts[k.Code])
+		}
+	}
+	one("check_unchecked", "Things that the last levelfs check could not look at.", len(r.Unchecked))
+	one("check_status", "Exit status of the last levelfs check: 0 ok, 1 warning, 2 critical, 3 could not check.", r.Status())
+	one("views", "Mounted views.", r.Views)
+	one("views_other_level", "Mounted views of which another level is wanted.", r.OtherLevel)
+	if r.PrivateBytes >= 0 {
+		one("private_bytes", "What the private layers take on their disk.", r.PrivateBytes)
+	}
+	one("layer_bytes", "Size of the layer images that levels of this machine are made of.", r.LayerBytes)
+	one("check_timestamp_seconds", "When the last levelfs check began, in seconds since 1970.", r.Started.Unix())
+	one("check_duration_seconds", "How long the last levelfs check took.", r.Seconds)
+	return b.Bytes()
+}
+
+// escape is what the format does to values of labels.
+func escape(value string) string {
+	return strings.NewReplacer(`\`, `\\`, "\n", `\n`, `"`, `\"`).Replace(value)
+}
+
+// WritePrometheus replaces the file for node_exporter's textfile collector, which must
+// never see half of it.
+func (r *Report) WritePrometheus(path string) error {
+	return renameio.WriteFile(path, r.Prometheus(), 0o644)
+}
+
+// A BusyError is a check that runs already.
+type BusyError struct{ Lock string }
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("another levelfs check is running (lock on %q)", e.Lock)
+}
+
+// Lock keeps a second check from running. It is a flock(2) on a directory that is there,
+// as a check writes nothing: on levelfs's run directory, or, where nothing was ever
+// mounted, on that of the configuration or on the root. The lock goes with the process.
+func Lock(c *config.Config) (unlock func() error, err error) {
+	dirs := []string{c.RunDir(), filepath.Dir(c.File()), c.Root()}
+	i := slices.IndexFunc(dirs, func(dir string) bool {
+		info, err := os.Stat(dir)
+		return err == nil && info.IsDir()
+	})
+	if i < 0 {
+		return nil, &fs.PathError{Op: "stat", Path: c.Root(), Err: fs.ErrNotExist}
+	}
+	f, err := os.Open(dirs[i])
+	if err != nil {
+		return nil, err
+	}
+	switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err {
+	case nil:
+		return f.Close, nil
+	case unix.EWOULDBLOCK:
+		f.Close()
+		return nil, &BusyError{Lock: dirs[i]}
+	default:
+		f.Close()
+		return nil, &fs.PathError{Op: "flock", Path: dirs[i], Err: err}
+	}
+}

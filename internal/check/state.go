@@ -1,0 +1,137 @@
+package check
+
+import (
+	"time"
+
+	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
+)
+
+// A State is what was found out about a machine. The zero value of a part says that
+// there is nothing of it, or that it could not be looked at: then it is in Unchecked.
+type State struct {
+	Config *config.Config
+	Keys   []ldapmap.Key // what it is about; none: everything
+	Now    time.Time
+
+	Views     []View
+	Mounts    []Mount           // of any kind, in the order in which they were made
+	Defaults  map[string]string // overlayfs's options where a mount does not show them
+	Wants     []Want
+	Images    []Image
+	Private   []Private
+	Segments  []string // attached by levelfs
+	Down      Down
+	Perms     []Perm
+	Autofs    *Autofs // nil: levelfs's master map is not installed
+	Hung      []Process
+	Unchecked []Unchecked
+
+	PrivateBytes int64 // in all private layers; -1: not asked for, or not known
+}
+
+// A View is a mounted view, and what looking into it gave.
+type View struct {
+	mounter.View
+	Asker
+	Since    time.Time      // zero: not known
+	Readable bool           // its root directory could be read
+	Holders  []int          // processes that use it, if another level is wanted
+	Proof    *mounter.Proof // of layers in shared memory; nil: it has none, or it is not known
+}
+
+// An Asker is whose level of which component is wanted. Level is set where a level was
+// asked for by its name.
+type Asker struct{ User, Component, Level string }
+
+func (a Asker) query(host string) ldapmap.Query {
+	return ldapmap.Query{Key: ldapmap.Key{Component: a.Component, Level: a.Level}, Host: host, User: a.User}
+}
+
+// A Mount is a line of /proc/self/mountinfo.
+type Mount struct {
+	Target, FSType, Source string
+	ID                     int
+	Major, Minor           uint32 // device number
+	SuperReadOnly          bool   // the file system is, whatever its mount is
+}
+
+// A Want is the inventory's answer to an Asker.
+type Want struct {
+	Asker
+	Level  string          // full name; "" with an error
+	Err    error           // the next access fails, and why
+	Layers []mounter.Layer // as they are on this machine
+	// Missing is why the level cannot be mounted here although the inventory gives it.
+	Missing error
+
+	resolution *ldapmap.Resolution // nil with an error
+}
+
+// An Image is an image file that a wanted or a mounted level is made of.
+type Image struct {
+	Layer mounter.Layer
+	Level string // one that it belongs to
+	Err   error  // nil: its size and its superblock are the layer's
+}
+
+// A Private is a private layer.
+type Private struct {
+	User, Component string   // User "": the host's
+	Dir             string   // absolute
+	Unfinished      []string // names in it that belong to work that was interrupted
+	NoComponent     bool     // the inventory has none of that name
+	NoAccount       bool     // the user has none on this machine
+}
+
+// A Down is the note that no server answered.
+type Down struct {
+	Since  time.Time // zero: there is none
+	Why    string
+	Oldest time.Time // of the answers that stand in for theirs
+	Answer string    // whose that is: a component
+}
+
+// A Perm is a file or a directory whose rights matter.
+type Perm struct {
+	Path  string
+	What  PermKind
+	Mode  uint32 // permission bits
+	Owner uint32 // uid
+	Self  uint32 // uid that it should have, besides root's
+}
+
+// PermKind says which rights a Perm may have.
+type PermKind int
+
+// The kinds.
+const (
+	PermConfig  PermKind = iota // may be read by all, written by root
+	PermPrivate                 // a directory for root only
+	PermCache                   // likewise
+	PermSecret                  // a file for root only
+)
+
+// An Autofs is how automount comes to serve the trees.
+type Autofs struct {
+	Master   string   // auto.master
+	Map      string   // levelfs.autofs
+	Included bool     // auto.master reads the directory that Map is in
+	Programs []string // map programs that cannot be run
+	Helper   string   // where mount(8) finds the mount helper; ""
+	Tree     bool     // the shared tree is in the Map
+	Served   bool     // and is an autofs
+}
+
+// A Process is one that looks like a map program that was never started.
+type Process struct {
+	PID int
+	Age time.Duration
+}
+
+// An Unchecked is what could not be looked at.
+type Unchecked struct {
+	What string `json:"what"`
+	Why  string `json:"why"`
+}
