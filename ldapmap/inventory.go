@@ -73,6 +73,9 @@ type Layer struct {
 	// XIP is what is wanted of execution in place from a segment or a pmem device: auto,
 	// require or off. "" leaves it to the component, and that to the machine.
 	XIP string `json:"xip,omitempty"`
+	// Manifest is the digest of the list of the layer's files, "sha256:" and 64 hex
+	// digits, or "".
+	Manifest string `json:"manifest,omitempty"`
 }
 
 func (e Entry) invalid(attr, value, want string) error {
@@ -193,7 +196,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 }
 
 func decodeLayer(e Entry, name string) (Layer, error) {
-	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize", "levelfsXIP"); err != nil {
+	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize", "levelfsXIP", "levelfsManifest"); err != nil {
 		return Layer{}, err
 	}
 	l := Layer{
@@ -205,6 +208,10 @@ func decodeLayer(e Entry, name string) (Layer, error) {
 		Images:   slices.Sorted(slices.Values(e.Attrs["levelfsimage"])), // LDAP values have no order
 		Segments: slices.Sorted(slices.Values(e.Attrs["levelfssegment"])),
 		XIP:      strings.ToLower(e.First("levelfsxip")),
+		Manifest: strings.ToLower(e.First("levelfsmanifest")),
+	}
+	if l.Manifest != "" && !validDigest(l.Manifest) {
+		return l, e.invalid("levelfsManifest", l.Manifest, "sha256: and 64 hexadecimal digits")
 	}
 	if !validXIP(l.XIP) {
 		return l, e.invalid("levelfsXIP", l.XIP, wantXIP)

@@ -88,7 +88,7 @@ func attributes() []string {
 		"objectClass", "cn", "uid", "description", "gidNumber", "nisNetgroupTriple", "memberNisNetgroup",
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP",
 		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal",
-		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage",
+		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage", "levelfsManifest",
 		attrAssignment, attrMandatory, attrProfileRef,
 	}
 }

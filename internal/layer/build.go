@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/manifest"
 )
 
 // ErrChanged is wrapped by the error of [Build] when a file was not the same at
@@ -60,11 +62,17 @@ type Result struct {
 	UUID   string // of the file system, in lower-case canonical form
 	FSType string // "erofs" or "ext4"
 	Files  int    // names in the tree that are not directories
+	// Manifest is the digest of the file manifest (package manifest) that lies beside the
+	// image, under its name with [ManifestSuffix].
+	Manifest string
 }
+
+// ManifestSuffix is what the name of an image's manifest ends in.
+const ManifestSuffix = ".mtree"
 
 // Build writes the tree below dir as an image to the new file image.
 //
-// The image appears under its name only when it is complete and on disk, with
+// Beside it goes its manifest, at IMAGE.mtree. The image appears under its name only when it is complete and on disk, with
 // mode 0444. Build never replaces a file: if image exists the error wraps
 // [fs.ErrExist]. Otherwise errors name the path they are about and wrap
 // [ErrChanged], [ErrSocket], [ErrInside], an *[UnfitError], a *[SizeError], the
@@ -133,10 +141,43 @@ func build(ctx context.Context, dir, image string, o BuildOptions) (Result, erro
 	if r.Digest, err = digestOf(ctx, tmp.f); err != nil {
 		return Result{}, err
 	}
-	if err := tmp.publish(); err != nil {
+	if r.Manifest, err = publish(tmp, t); err != nil {
 		return Result{}, err
 	}
 	return r, nil
+}
+
+// publish gives the image its name, and before it the manifest, so that there is none
+// without it. A manifest that is there already and is the same was left by a build that
+// was killed.
+func publish(image *temp, t *tree) (digest string, err error) {
+	name := image.image + ManifestSuffix
+	tmp, err := newTemp(name)
+	if err != nil {
+		return "", err
+	}
+	defer tmp.discard()
+	h := sha256.New()
+	if err := t.writeManifest(io.MultiWriter(tmp.f, h)); err != nil {
+		return "", err
+	}
+	digest = "sha256:" + hex.EncodeToString(h.Sum(nil))
+	made := true
+	if err := tmp.publish(); errors.Is(err, fs.ErrExist) {
+		if old, readErr := manifest.Digest(context.Background(), name); readErr != nil || old != digest {
+			return "", fmt.Errorf("manifest %q: %w", name, err)
+		}
+		made = false
+	} else if err != nil {
+		return "", err
+	}
+	if err := image.publish(); err != nil {
+		if made {
+			err = errors.Join(err, os.Remove(name))
+		}
+		return "", err
+	}
+	return digest, nil
 }
 
 // writeTree writes the image and returns its file system's UUID.

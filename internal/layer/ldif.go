@@ -85,6 +85,9 @@ func (r Result) LDIF(e Entry) (string, error) {
 		{"levelfsUUID", r.UUID},
 		{"levelfsImage", filepath.Base(r.Path)},
 	}
+	if r.Manifest != "" {
+		lines = append(lines, line{"levelfsManifest", r.Manifest})
+	}
 	for _, arch := range e.Arch {
 		lines = append(lines, line{"levelfsArch", arch})
 	}

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io/fs"
 	"math"
@@ -34,12 +35,13 @@ type node struct {
 	nlink    uint32
 	mtime    int64 // seconds since 1970, may be negative
 	mtimeNs  uint32
-	rdev     uint32   // encoded as on disk
-	size     int64    // of the data: file content, link target, directory blocks
-	attrs    []xattr  // extended attributes, sorted
-	xattrs   []byte   // the same as they follow an erofs inode, nil if there are none
-	target   string   // symbolic link
-	entries  []dirent // directory, sorted, with "." and ".."
+	rdev     uint32            // encoded as on disk
+	size     int64             // of the data: file content, link target, directory blocks
+	attrs    []xattr           // extended attributes, sorted
+	xattrs   []byte            // the same as they follow an erofs inode, nil if there are none
+	target   string            // symbolic link
+	entries  []dirent          // directory, sorted, with "." and ".."
+	sum      [sha256.Size]byte // of a regular file's data, once it was copied
 	place    place
 }
 

@@ -163,6 +163,7 @@ func (w *writer) copyFile(n *node) (sum [sha256.Size]byte, err error) {
 	if err != nil {
 		return sum, fmt.Errorf("%q: %w", path, err)
 	}
+	n.sum = sum
 	return sum, nil
 }
 

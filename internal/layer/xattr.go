@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/levelfs/levelfs/internal/manifest"
 )
 
 // xattrPrefixes are the namespaces that an image can store, each as a number before
@@ -31,21 +33,6 @@ const (
 	xattrBodyHeader  = 12 // struct erofs_xattr_ibody_header
 	xattrEntryHeader = 4  // struct erofs_xattr_entry
 )
-
-// hostOnly tells whether an attribute describes the machine or the driver it was
-// read from and not the file.
-func hostOnly(name string) bool {
-	switch name {
-	case "trusted.overlay.origin", "trusted.overlay.impure", "trusted.overlay.nlink",
-		"trusted.overlay.upper", "trusted.overlay.uuid":
-		// Inode handles and counters of an upper directory: overlayfs ignores
-		// them in a lower layer (Documentation/filesystems/overlayfs.rst).
-		return true
-	case "system.posix_acl_access", "system.posix_acl_default":
-		return false
-	}
-	return strings.HasPrefix(name, "system.")
-}
 
 type xattr struct {
 	index uint8
@@ -72,7 +59,7 @@ func readXattrs(path string, nofollow bool) ([]xattr, error) {
 	}
 	var attrs []xattr
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(names), "\x00"), "\x00") {
-		if hostOnly(name) {
+		if manifest.HostOnly(name) {
 			continue
 		}
 		a, err := splitXattr(name)

@@ -44,6 +44,7 @@ type Layer struct {
 	Size                       int64
 	Images                     []string
 	Segments                   []string
+	Manifest                   string
 }
 
 // A Caller is a host, a user, a group or a profile.
@@ -91,6 +92,7 @@ func (inv Inventory) LDIF() string {
 		w.values("levelfsFSType", l.FSType)
 		w.values("levelfsDigest", l.Digest)
 		w.values("levelfsUUID", l.UUID)
+		w.values("levelfsManifest", l.Manifest)
 		if l.Size != 0 {
 			w.values("levelfsSize", strconv.FormatInt(l.Size, 10))
 		}

@@ -65,7 +65,7 @@ func (s *Store) Built(name string, files Files) Layer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return Layer{Name: name, FSType: r.FSType, Digest: r.Digest, UUID: r.UUID, Size: r.Size, Images: []string{name + ".erofs"}}
+	return Layer{Name: name, FSType: r.FSType, Digest: r.Digest, UUID: r.UUID, Size: r.Size, Images: []string{name + ".erofs"}, Manifest: r.Manifest}
 }
 
 // Directory makes a layer that is a plain directory. It takes the Store's
