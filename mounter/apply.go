@@ -82,6 +82,7 @@ type execution struct {
 	view      *os.File                  // the one that takes its place, still attached nowhere
 	users     *os.File                  // user namespace with the plan's IDMap; nil before the first layer
 	mapped    []string                  // mounts on the stage that are covered by mapped ones
+	then      func() error              // after the last step, or nil
 	undo      []func(failed bool) error // in the order in which the things were done
 }
 
@@ -105,6 +106,9 @@ func (x *execution) run(ctx context.Context) (err error) {
 		if err != nil {
 			return &StepError{View: x.plan.Name, Step: s, Err: err}
 		}
+	}
+	if x.then != nil {
+		return x.then()
 	}
 	return nil
 }

@@ -113,7 +113,8 @@ func plainName(device string) string {
 }
 
 // A Private is a private layer: a directory that holds upper and work for
-// overlayfs, the file level (which level it was last under) and the file lock.
+// overlayfs, the file level (which level it was last under), the file bases (which ones
+// before, see [Bases]) and the file lock.
 //
 // The lock is held while a view is made. After that the kernel is the lock: as
 // long as any overlay uses upper, even one that was lazily unmounted or lives in

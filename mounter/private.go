@@ -382,6 +382,9 @@ func (x *execution) record(path string) error {
 		x.onFailure(func() error { return os.Remove(path) })
 		return writeDurably(path, record)
 	}
+	if err := x.plan.Private.keepBase(); err != nil {
+		return err
+	}
 	if err := x.plan.Private.keepRecord(); err != nil {
 		return err
 	}

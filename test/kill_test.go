@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/testenv"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 // harmless are the system calls that are not counted, since a kill before one of
@@ -242,6 +243,9 @@ func testKill(t *testing.T, kind string) {
 			}
 		case "level":
 			r.write(private+"/level", string(record))
+			if err := os.RemoveAll(private + "/bases"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		return traceKill(t, n, r.Env(), append([]string{r.Helper, key, r.target}, options...)...)
 	}
@@ -297,9 +301,12 @@ func testKill(t *testing.T, kind string) {
 		// A change of level has a history, too.
 		switch entries, err := os.ReadDir(private); {
 		case err == nil && fmt.Sprint(entries) == "[- level - lock d upper/ d work/]":
-		case err == nil && fmt.Sprint(entries) == "[- history - level - level.before - lock d upper/ d work/]":
+		case err == nil && fmt.Sprint(entries) == "[- bases - history - level - level.before - lock d upper/ d work/]":
 		default:
 			t.Errorf("private layer: %v, %v", entries, err)
+		}
+		if bases, err := mounter.Bases(private); kind == "level" && (err != nil || len(bases) != 2 || bases[0].Level != "emacs@0" || bases[1].Level != "emacs@1") {
+			t.Errorf("bases: %v, %v", bases, err)
 		}
 		if t.Failed() {
 			t.Fatalf("killed before system call %d of the helper, number %d", n, killed.calls[n-1])

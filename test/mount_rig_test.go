@@ -194,7 +194,7 @@ func (r *rig) privateFiles() string {
 			return nil
 		}
 		switch parts[2] {
-		case "lock", "history", "level.before":
+		case "lock", "bases", "history", "level.before":
 			return nil
 		case "work", "work2":
 			return filepath.SkipDir

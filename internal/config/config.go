@@ -201,6 +201,9 @@ func (c *Config) File() string { return c.path("/etc/levelfs/levelfs.toml") }
 // PrivateDir holds the private layers.
 func (c *Config) PrivateDir() string { return c.path("/var/lib/levelfs/private") }
 
+// BackupDir holds what was taken out of private layers. It is on their file system.
+func (c *Config) BackupDir() string { return c.path("/var/lib/levelfs/backup") }
+
 // CacheDir holds what can be had again: level records and digests that were
 // checked.
 func (c *Config) CacheDir() string { return c.path("/var/cache/levelfs") }

@@ -173,6 +173,13 @@ func Prove(ctx context.Context, target, upper string) (mounter.Proof, error) {
 	})
 }
 
+// Locate finds where the image file of a layer, or its directory, is on this machine. It
+// is a *[LocationError] if it is not.
+func Locate(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
+	layer := mounter.Layer{Name: l.Name, FSType: l.FSType, Digest: l.Digest, Size: l.Size, UUID: l.UUID}
+	return layer, locateFile(c, l, &layer)
+}
+
 // locate finds where a layer can be had on this machine: in shared memory, or as an
 // image file or a directory below the configured directories.
 func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
