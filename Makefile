@@ -56,7 +56,7 @@ test: ## all tests, with real automount, slapd and overlayfs where run as root
 
 # What the tests run against. Without root, those that need it are skipped; with
 # LEVELFS_TEST_REQUIRE=all a skip is a failure.
-TEST_NEEDS = gcc=gcc /usr/include/stdio.h=libc6-dev pgrep=procps automount=autofs slapd=slapd ns-slapd=389-ds-base strace=strace losetup=mount findmnt=util-linux \
+TEST_NEEDS = gcc=gcc /usr/include/stdio.h=libc6-dev pgrep=procps automount=autofs slapd=slapd ns-slapd=389-ds-base strace=strace git=git losetup=mount findmnt=util-linux \
 	mkfs.erofs=erofs-utils mksquashfs=squashfs-tools mkfs.ext4=e2fsprogs setfattr=attr setfacl=acl
 
 .PHONY: test-guests

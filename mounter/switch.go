@@ -206,6 +206,9 @@ func (x *execution) freeze(ctx context.Context) error {
 		// What has to be on the disk before the new view comes is written now, when nobody
 		// has to wait for it: the record, and all that was written through the old view.
 		level := p.Private.level()
+		if err := p.Private.keepBase(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		if err := writeNew(level, p.levelRecord()); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/layer"
+	"github.com/levelfs/levelfs/internal/private"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -47,6 +48,9 @@ func hintFor(err error) string {
 		held      *dcss.HeldError
 		late      *dcss.DeadlineError
 		driver    *dcss.Error
+		viewed    *mounter.InUseError
+		missing   *private.MissingError
+		noMerge   *private.MergeError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -80,6 +84,14 @@ func hintFor(err error) string {
 		return "let whoever reads have more entries: docs/servers.md says how, under Limits"
 	case errors.As(err, &config):
 		return "correct the [[source]] in levelfs.toml"
+	case errors.As(err, &viewed) && viewed.Target != "":
+		return "umount " + viewed.Target
+	case errors.As(err, &viewed):
+		return "end the processes that use it: fuser -vm, or the container that has it mounted"
+	case errors.As(err, &noMerge):
+		return "decide for one of the two: levelfs adopt --as mine or --as theirs"
+	case errors.As(err, &missing):
+		return "copy the image, or its list of files IMAGE.mtree, to where images are"
 	case errors.As(err, &location):
 		return "copy the image there, or add its directory to levelfs.toml"
 	case errors.As(err, &account):

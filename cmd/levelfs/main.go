@@ -72,8 +72,8 @@ EXIT STATUS
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
-		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC())
-	root.AddCommand(newCheck(), newDoctor())
+		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC(),
+		newDiff(log), newReset(log), newAdopt(log), newCheck(), newDoctor())
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

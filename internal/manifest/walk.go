@@ -151,8 +151,13 @@ func Digest(ctx context.Context, path string) (string, error) {
 		return "", err
 	}
 	defer f.Close()
+	return DigestOf(ctx, f)
+}
+
+// DigestOf is Digest of a file that was opened and not read yet.
+func DigestOf(ctx context.Context, f *os.File) (string, error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return "", errors.Join(fmt.Errorf("%q: no regular file", path), err)
+		return "", errors.Join(fmt.Errorf("%q: no regular file", f.Name()), err)
 	}
 	h := sha256.New()
 	buf := make([]byte, 1<<17)

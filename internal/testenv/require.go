@@ -20,7 +20,7 @@ import (
 // word or "all", the test fails instead: a CI run must not pass by skipping.
 //
 // The words are "root" (effective uid 0), the programs "slapd", "automount",
-// "strace" and "systemd-sysext", "ds389" (389 Directory Server's ns-slapd), and the file
+// "strace", "git" and "systemd-sysext", "ds389" (389 Directory Server's ns-slapd), and the file
 // systems "overlay", "erofs", "squashfs" and "ext4". An unknown word fails the test.
 func Require(t testing.TB, what ...string) {
 	t.Helper()
@@ -52,7 +52,7 @@ func available(word string) error {
 			return fmt.Errorf("effective uid is %d", uid)
 		}
 		return nil
-	case "slapd", "automount", "strace", "systemd-sysext":
+	case "slapd", "automount", "strace", "git", "systemd-sysext":
 		_, err := lookPath(word)
 		return err
 	case "ds389":
