@@ -156,11 +156,13 @@ func Digest(ctx context.Context, path string) (string, error) {
 
 // DigestOf is Digest of a file that was opened and not read yet.
 func DigestOf(ctx context.Context, f *os.File) (string, error) {
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+	info, err := f.Stat()
+	if err != nil || !info.Mode().IsRegular() {
 		return "", errors.Join(fmt.Errorf("%q: no regular file", f.Name()), err)
 	}
 	h := sha256.New()
-	buf := make([]byte, 1<<17)
+	// Most files are small: a large buffer for each is what would take most of the time.
+	buf := make([]byte, min(info.Size()+1, 1<<17))
 	for {
 		if err := ctx.Err(); err != nil {
 			return "", err
