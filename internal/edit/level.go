@@ -179,7 +179,7 @@ func (inv Inventory) users(layer string) []string {
 // spelled are the attributes that a layer's entry may have, as the schema writes them.
 func spelled() []string {
 	return []string{"objectClass", "cn", "levelfsFSType", "levelfsDigest", "levelfsSize", "levelfsUUID", "levelfsArch",
-		"levelfsSegment", "levelfsRange", "levelfsImage", "levelfsXIP", "description"}
+		"levelfsSegment", "levelfsRange", "levelfsImage", "levelfsXIP", "levelfsManifest", "description"}
 }
 
 // component makes the component.
