@@ -204,7 +204,7 @@ func TestSegmentUse(t *testing.T) {
 	}
 	end()
 
-	// By others, and with the device's own number, which kernels before 6.6 show for the
+	// By others, and with the device's own number, which older kernels show for the
 	// files of an overlay, too.
 	direct := r.Mkdir("direct")
 	if err := unix.Mount(loop, direct, "erofs", unix.MS_RDONLY, ""); err != nil {

@@ -9,7 +9,7 @@
 //
 //	stat(2) of a file of a layer       a number of overlayfs's own, of no use
 //	stat(2) of a directory             the overlay's
-//	/proc/PID/maps                     the overlay's; before about Linux 6.6 the device's
+//	/proc/PID/maps                     the overlay's; on older kernels, to about 6.7, the device's
 //	/proc/PID/fdinfo/FD, mnt_id        the mount, which a lazily unmounted view has in no table
 //	fdinfo of an inotify(7) watch      the overlay's (sdev)
 //
