@@ -62,13 +62,13 @@ TEST_NEEDS = gcc=gcc /usr/include/stdio.h=libc6-dev pgrep=procps automount=autof
 .PHONY: test-guests
 test-guests: ## segments and pmem devices with the real drivers, in emulated s390x and x86-64 guests
 	@scripts/need $(GUEST_NEEDS)
-	$(GO) test -tags guests -count=1 -v -p 1 -timeout 15m ./test/guests/s390x ./test/guests/x86
+	$(GO) test -tags guests -count=1 -v -p 1 -timeout 20m ./test/guests/s390x ./test/guests/x86
 
 .PHONY: bench-memory
 bench-memory: ## host memory for guests that share a level, and for those that do not (JSON in bench-memory.json, plot in docs/memory.svg)
 	@scripts/need $(GUEST_NEEDS)
 	LEVELFS_BENCH_JSON=$(CURDIR)/bench-memory.json LEVELFS_BENCH_SVG=$(CURDIR)/docs/memory.svg \
-		$(GO) test -tags guests -count=1 -timeout 30m -run TestMemory ./test/guests/memory
+		$(GO) test -tags guests -count=1 -v -timeout 30m -run TestMemory ./test/guests/memory
 
 # Kernels for the guests are fetched into a cache: see test/guests/guest.
 GUEST_NEEDS = qemu-system-s390x=qemu-system-misc qemu-system-x86_64=qemu-system-x86 mkfs.ext4=e2fsprogs mkfs.erofs=erofs-utils \

@@ -25,7 +25,7 @@ import (
 )
 
 // deadline is for all of it: the packages, the images and the guest's work.
-const deadline = 5 * time.Minute
+const deadline = 8 * time.Minute
 
 var update = flag.Bool("update", false, "write the captured sysfs tree of package dcss anew")
 

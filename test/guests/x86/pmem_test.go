@@ -27,7 +27,7 @@ import (
 )
 
 // deadline is for all of it: the packages, the images and the guest's work.
-const deadline = 5 * time.Minute
+const deadline = 8 * time.Minute
 
 // modules in the order in which they need each other.
 var modules = []string{
