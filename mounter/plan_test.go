@@ -231,6 +231,7 @@ func goldenPlans(t *testing.T) map[string]*Plan {
 	blanks.Target, blanks.Run = "/it's a root/emacs", "/it's a root/run"
 	blanks.Flags = []string{"nosuid", "noexec"}
 	requests["blanks"] = blanks
+	requests["replaces"] = replacing(kept(), top, dir("base"))
 	plans := make(map[string]*Plan)
 	for name, r := range requests {
 		p, err := Build(r)
