@@ -135,7 +135,7 @@ func checkMachine(cmd *cobra.Command, o checkOptions, keys []ldapmap.Key) (*chec
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 	defer cancel()
-	state, err := check.Gather(ctx, c, check.Options{Keys: keys, Sizes: o.prometheus != "", Now: time.Now})
+	state, err := check.Gather(ctx, c, check.Options{Keys: keys, Sizes: o.prometheus != "", All: o.deep, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}

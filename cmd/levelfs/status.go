@@ -128,7 +128,7 @@ func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		r.proof, r.err = view.Prove(ctx, v.Target, v.Upper)
+		r.proof, r.err = view.Prove(ctx, v.Target, v.Upper, view.Sample)
 		done <- r
 	}()
 	select {

@@ -23,7 +23,9 @@ import (
 type Options struct {
 	Keys  []ldapmap.Key // components or levels; none: the whole machine
 	Sizes bool          // add up the private layers, which takes a look at each of their files
-	Now   func() time.Time
+	// All asks every file of a view whether it is executed in place, and not a sample.
+	All bool
+	Now func() time.Time
 }
 
 // probeTime bounds one look, besides the context.
@@ -166,7 +168,11 @@ func (g *gatherer) lookInto(ctx context.Context, v *View) {
 		return
 	}
 	proof, err := Try(ctx, g.limit, func(ctx context.Context) (mounter.Proof, error) {
-		return view.Prove(ctx, target, upper)
+		files := view.Sample
+		if g.options.All {
+			files = 0
+		}
+		return view.Prove(ctx, target, upper, files)
 	})
 	if err != nil {
 		g.unchecked("execution in place of view "+target, err)

@@ -157,14 +157,15 @@ func UserOf(c *config.Config, v mounter.View) string {
 // read-only and lies under that name.
 func Pinned(v mounter.View) bool { return v.ReadOnly && filepath.Base(v.Target) == v.Name }
 
-// sample is how many files of a view are asked whether they are executed in place.
-const sample = 256
+// Sample is how many files of a view are asked, where not all are, whether they are
+// executed in place.
+const Sample = 256
 
-// Prove asks the kernel whether the files of a view at the target are executed in place,
-// those left out that its private layer has. It waits for as long as the file system
+// Prove asks the kernel whether up to that many files of a view at the target, 0 being
+// all, are executed in place, those left out that its private layer has. It waits for as long as the file system
 // does: a caller that must not gives it a goroutine of its own.
-func Prove(ctx context.Context, target, upper string) (mounter.Proof, error) {
-	return mounter.ProveSome(ctx, target, sample, func(path string) bool {
+func Prove(ctx context.Context, target, upper string, files int) (mounter.Proof, error) {
+	return mounter.ProveSome(ctx, target, files, func(path string) bool {
 		if upper == "" {
 			return false
 		}
