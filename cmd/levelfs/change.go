@@ -109,15 +109,7 @@ func openReaders(c *config.Config) ([]ldapmap.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	var stores []ldapmap.Store
-	for _, s := range inv.Sources {
-		store, ok := s.(ldapmap.Store)
-		if !ok {
-			return nil, errors.Join(fmt.Errorf("inventory %s cannot be read as a whole", s.Name()), inv.Close())
-		}
-		stores = append(stores, store)
-	}
-	return stores, nil
+	return inv.Stores()
 }
 
 // A leftError is a change that would leave callers without a level that they have.

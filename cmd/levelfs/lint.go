@@ -13,7 +13,6 @@ import (
 	"github.com/levelfs/levelfs/internal/fleet"
 	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/internal/lint"
-	"github.com/levelfs/levelfs/ldapmap"
 )
 
 func newLint() *cobra.Command {
@@ -71,13 +70,9 @@ func lintInventory(ctx context.Context, cmd *cobra.Command, c *config.Config) ([
 		return nil, err
 	}
 	defer inv.Close()
-	var stores []ldapmap.Store
-	for _, s := range inv.Sources {
-		store, ok := s.(ldapmap.Store)
-		if !ok {
-			return nil, fmt.Errorf("inventory %s cannot be read as a whole", s.Name())
-		}
-		stores = append(stores, store)
+	stores, err := inv.Stores()
+	if err != nil {
+		return nil, err
 	}
 	bar := progressbar.NewOptions(-1, progressbar.OptionSetWriter(cmd.ErrOrStderr()), progressbar.OptionSetVisibility(isTerminal(cmd.ErrOrStderr())),
 		progressbar.OptionShowCount(), progressbar.OptionClearOnFinish())

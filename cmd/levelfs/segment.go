@@ -17,7 +17,6 @@ import (
 	"github.com/levelfs/levelfs/internal/fleet"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/segment/survey"
-	"github.com/levelfs/levelfs/ldapmap"
 )
 
 func newSegment(log *logrus.Logger) *cobra.Command {
@@ -162,13 +161,9 @@ func segmentRange(flag string, c *config.Config) (segment.Range, error) {
 
 // loadFleet reads all of the inventory.
 func loadFleet(ctx context.Context, s *site) (*fleet.Fleet, error) {
-	var stores []ldapmap.Store
-	for _, source := range s.Sources {
-		store, ok := source.(ldapmap.Store)
-		if !ok {
-			return nil, fmt.Errorf("inventory %s cannot be read as a whole", source.Name())
-		}
-		stores = append(stores, store)
+	stores, err := s.Stores()
+	if err != nil {
+		return nil, err
 	}
 	return fleet.Load(ctx, stores, nil)
 }

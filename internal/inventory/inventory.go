@@ -27,6 +27,19 @@ func Open(c *config.Config) (*Inventory, error) {
 	return inv, nil
 }
 
+// Stores are the sources, to be read as a whole.
+func (inv *Inventory) Stores() ([]ldapmap.Store, error) {
+	var stores []ldapmap.Store
+	for _, s := range inv.Sources {
+		store, ok := s.(ldapmap.Store)
+		if !ok {
+			return nil, fmt.Errorf("inventory %s cannot be read as a whole", s.Name())
+		}
+		stores = append(stores, store)
+	}
+	return stores, nil
+}
+
 // Close ends all connections.
 func (inv *Inventory) Close() error {
 	var errs []error
