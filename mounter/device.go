@@ -143,14 +143,7 @@ func mountLayer(source, target, fstype string, options []string) error {
 	if err := os.Mkdir(target, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	var data string
-	for i, o := range options {
-		if i > 0 {
-			data += ","
-		}
-		data += o
-	}
-	return mount.Mount(source, target, fstype, data)
+	return mount.Mount(source, target, fstype, strings.Join(options, ","))
 }
 
 // deviceStamp says which content was checked: that of a device that is there since

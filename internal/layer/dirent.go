@@ -52,7 +52,8 @@ func appendDirents(out []byte, entries []dirent) []byte {
 	return out
 }
 
-// fileType is the type of a directory entry (include/linux/fs_types.h, FT_*).
+// fileType is the type of a directory entry, the same for erofs and ext4
+// (include/linux/fs_types.h, FT_*).
 func fileType(mode uint32) uint8 {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:

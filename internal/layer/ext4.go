@@ -294,27 +294,9 @@ func ext4Dirents(entries []dirent, numbers map[*node]uint32) []byte {
 		}
 		b = binary.LittleEndian.AppendUint32(b, numbers[e.node])
 		b = binary.LittleEndian.AppendUint16(b, uint16(length))
-		b = append(b, uint8(len(e.name)), ext4Type(e.node.mode))
+		b = append(b, uint8(len(e.name)), fileType(e.node.mode))
 		b = append(b, e.name...)
 		b = append(b, make([]byte, size-8-len(e.name))...)
 	}
 	return append(b, make([]byte, blockSize-len(b))...)
-}
-
-func ext4Type(mode uint32) uint8 {
-	switch mode & unix.S_IFMT {
-	case unix.S_IFREG:
-		return 1
-	case unix.S_IFDIR:
-		return 2
-	case unix.S_IFCHR:
-		return 3
-	case unix.S_IFBLK:
-		return 4
-	case unix.S_IFIFO:
-		return 5
-	case unix.S_IFLNK:
-		return 7
-	}
-	return 0
 }
