@@ -185,7 +185,7 @@ func TestMountRefusals(t *testing.T) {
 			[]string{`"bad"`, "text.erofs", "no erofs, squashfs or ext4"}},
 		{"hollow", []testenv.Layer{good, func() testenv.Layer { return r.image("bad", "erofs", "hollow.erofs") }()},
 			[]string{"hollow.erofs", "damaged"}},
-		{"wrong digest", []testenv.Layer{good, with(second, func(l *testenv.Layer) { l.Digest = good.Digest[:70] + "0" })},
+		{"wrong digest", []testenv.Layer{good, with(second, func(l *testenv.Layer) { l.Digest = "sha256:" + strings.Repeat("0", 64) })},
 			[]string{`"bad"`, "digest", second.Digest}},
 		{"wrong UUID", []testenv.Layer{good, with(second, func(l *testenv.Layer) { l.UUID = good.UUID })},
 			[]string{`"bad"`, "uuid", good.UUID, second.UUID}},
