@@ -192,6 +192,8 @@ func (x *execution) step(ctx context.Context, s Step) error {
 		return x.overlay(ctx)
 	case OpUnstage:
 		return x.stage.leave()
+	case OpAlso:
+		return x.attachAlso(s.Target)
 	}
 	return fmt.Errorf("unknown operation %q", s.Op)
 }
@@ -240,7 +242,13 @@ func (x *execution) bindDirectory(s Step) error {
 	if err := os.Mkdir(s.Target, 0o755); err != nil {
 		return err
 	}
-	return mount.Mount("/proc/self/fd/"+strconv.Itoa(int(dir.Fd())), s.Target, "none", "bind,ro,nodev")
+	options := "bind,ro,nodev"
+	if x.plan.UserNS {
+		// Its mount flags are not the caller's to change, and an overlay never writes to a
+		// lower layer.
+		options = "bind"
+	}
+	return mount.Mount("/proc/self/fd/"+strconv.Itoa(int(dir.Fd())), s.Target, "none", options)
 }
 
 // makeStage enters the stage; it is left whatever comes.
@@ -322,6 +330,29 @@ func (x *execution) attach(ctx context.Context, view *os.File, dev uint64) error
 	return nil
 }
 
+// attachAlso puts the view at another mount point, too. It is not looked whether that is
+// automount's: move_mount(2) does not make automount mount anything there, which a look
+// would.
+func (x *execution) attachAlso(target string) error {
+	v, err := viewAround(target)
+	if err != nil {
+		return err
+	}
+	if v != nil && v.Target != target {
+		return inViewError(target, v)
+	}
+	fd, err := unix.OpenTree(unix.AT_FDCWD, x.plan.Target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("open_tree: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("attach at %q: %w", target, err)
+	}
+	x.onFailure(func() error { return unix.Unmount(target, unix.UMOUNT_NOFOLLOW) })
+	return nil
+}
+
 // newOverlay returns the view as a mount that is attached nowhere.
 func (x *execution) newOverlay() (*os.File, error) {
 	if !x.applier.Mount2 {
@@ -377,7 +408,13 @@ func (p *Plan) fsmountOverlay() (*os.File, error) {
 		return nil, contextError(fs, "ro", err)
 	}
 	for _, option := range p.Options {
-		key, value, _ := strings.Cut(option, "=")
+		key, value, hasValue := strings.Cut(option, "=")
+		if !hasValue {
+			if err := unix.FsconfigSetFlag(fd, key); err != nil {
+				return nil, contextError(fs, key, err)
+			}
+			continue
+		}
 		if err := set(key, value); err != nil {
 			return nil, err
 		}
@@ -516,17 +553,16 @@ func checkTarget(target string) error {
 	if fs.Type == unix.AUTOFS_SUPER_MAGIC {
 		return nil // automount's own directory: no need to read all mounts for it
 	}
-	views, err := Views()
-	if err != nil {
+	v, err := viewAround(target)
+	if err != nil || v == nil {
 		return err
 	}
-	for _, v := range views {
-		if v.Target == target {
-			return fmt.Errorf("%s is mounted at %q already", v.Name, target)
-		}
-		if strings.HasPrefix(target, v.Target+"/") {
-			return fmt.Errorf("%q lies in the view %s at %q, below which nothing is mounted", target, v.Name, v.Target)
-		}
+	if v.Target == target {
+		return fmt.Errorf("%s is mounted at %q already", v.Name, target)
 	}
-	return nil
+	return inViewError(target, v)
+}
+
+func inViewError(target string, v *View) error {
+	return fmt.Errorf("%q lies in the view %s at %q, below which nothing is mounted", target, v.Name, v.Target)
 }

@@ -18,15 +18,23 @@ const SourcePrefix = "levelfs:"
 // allowed if the metacopy, index, xino and redirect_dir features have not been
 // used" (overlayfs.rst). They are spelled out because their defaults differ
 // between kernels. redirect_dir is nofollow, since off means follow where the
-// module parameter redirect_always_follow is set.
-func overlayOptions() []string {
-	return []string{"index=off", "metacopy=off", "redirect_dir=nofollow", "xino=off", "nfs_export=off"}
+// module parameter redirect_always_follow is set. In a user namespace overlayfs may not
+// keep its notes in trusted.* attributes, and uses user.* instead.
+func overlayOptions(userNS bool) []string {
+	options := []string{"index=off", "metacopy=off", "redirect_dir=nofollow", "xino=off", "nfs_export=off"}
+	if userNS {
+		options = append(options, "userxattr")
+	}
+	return options
 }
 
 // A Request says which view is wanted, in full: planning looks nothing up.
 type Request struct {
-	Name   string  // of the level: "emacs@29.4-1"
-	Target string  // absolute path of the mount point
+	Name   string // of the level: "emacs@29.4-1"
+	Target string // absolute path of the mount point
+	// Also are more mount points for the same view. Unlike Target, each may be one of
+	// automount's that waits for an access, or have a view already, which is covered.
+	Also   []string
 	Layers []Layer // topmost first
 	// Released says that the level never changes: one of this name with other
 	// layers than it had is refused.
@@ -38,9 +46,13 @@ type Request struct {
 	// Discard allows to replace a view whose private layer is in memory, although what
 	// is in it cannot be handed over.
 	Discard bool
-	Flags   []string // mount flags by their mount(8) names; nodev is added
-	Run     string   // directory for what does not outlive a boot
-	Cache   string   // directory for what can be had again
+	// UserNS says that the mount is made in a user namespace (user_namespaces(7)) by
+	// somebody who is not root outside: layers can only be directories, and are nobody's
+	// but the caller's.
+	UserNS bool
+	Flags  []string // mount flags by their mount(8) names; nodev is added
+	Run    string   // directory for what does not outlive a boot
+	Cache  string   // directory for what can be had again
 }
 
 // A Layer is one read-only layer as it is on this machine.
@@ -143,14 +155,16 @@ func (p *Private) otherWork() string { return filepath.Join(p.Dir, "work2") }
 
 // A Plan is a view that could be mounted, as pure data.
 type Plan struct {
-	Name   string  `json:"name"`   // "emacs@29.4-1"
-	Source string  `json:"source"` // as mountinfo will show it
-	Target string  `json:"target"`
-	Layers []Layer `json:"layers"` // topmost first
+	Name   string   `json:"name"`   // "emacs@29.4-1"
+	Source string   `json:"source"` // as mountinfo will show it
+	Target string   `json:"target"`
+	Also   []string `json:"also,omitempty"`
+	Layers []Layer  `json:"layers"` // topmost first
 	// Released: the level never changes.
 	Released bool     `json:"released"`
 	Private  *Private `json:"private,omitempty"`
 	Replaces *Old     `json:"replaces,omitempty"`
+	UserNS   bool     `json:"userns,omitempty"`
 	IDMap    *IDMap   `json:"idmap,omitempty"` // whose the layers' files are; nil: whose they are
 	Flags    []string `json:"flags"`           // of the mount
 	Options  []string `json:"options"`         // of overlayfs, layers excluded
@@ -201,6 +215,7 @@ const (
 	OpRecord   Op = "record"   // write down which level the private layer is under
 	OpOverlay  Op = "overlay"  // stack the layers, and attach the view unless it replaces one
 	OpUnstage  Op = "unstage"  // give up the stage: only the view stays
+	OpAlso     Op = "also"     // attach the view at another mount point
 	OpReplace  Op = "replace"  // attach the view beneath the old one, and take that away
 )
 
@@ -220,12 +235,17 @@ func Build(r Request) (*Plan, error) {
 		return nil, &PlanError{View: r.Name, Reason: fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case !filepath.IsAbs(r.Target) || filepath.Clean(r.Target) != r.Target || r.Target == "/":
-		return refuse("target %q is not a clean absolute path", r.Target)
+	case len(r.Also) > 0 && r.Replaces != nil:
+		return refuse("a view that replaces one has the mount point of that")
 	case len(r.Layers) == 0:
 		return refuse("no layers")
 	case len(r.Layers) > maxLayers:
 		return refuse("%d layers, but overlayfs takes at most %d", len(r.Layers), maxLayers)
+	}
+	for _, target := range append([]string{r.Target}, r.Also...) {
+		if !filepath.IsAbs(target) || filepath.Clean(target) != target || target == "/" {
+			return refuse("target %q is not a clean absolute path", target)
+		}
 	}
 	if reason := r.irreplaceable(); reason != "" {
 		return refuse("%s", reason)
@@ -238,6 +258,8 @@ func Build(r Request) (*Plan, error) {
 		content := l.Digest
 		if l.FSType == "dir" {
 			content = l.File()
+		} else if r.UserNS {
+			return refuse("layer %q is an image, which only root can mount", l.Name)
 		} else if len(l.Digest) < len("sha256:")+64 {
 			return refuse("layer %q has no digest", l.Name)
 		}
@@ -253,11 +275,13 @@ func Build(r Request) (*Plan, error) {
 		Name:     r.Name,
 		Source:   SourcePrefix + r.Name,
 		Target:   r.Target,
+		Also:     r.Also,
 		Layers:   r.Layers,
 		Released: r.Released,
 		Private:  r.Private,
 		Flags:    append([]string{"nodev"}, r.Flags...),
-		Options:  overlayOptions(),
+		UserNS:   r.UserNS,
+		Options:  overlayOptions(r.UserNS),
 		Stage:    filepath.Join(r.Run, "layers"),
 		Run:      r.Run,
 		Cache:    r.Cache,
@@ -265,10 +289,11 @@ func Build(r Request) (*Plan, error) {
 	if v := r.Replaces; v != nil {
 		p.Replaces = &Old{Name: v.Name, ID: v.ID, Major: v.Major, Minor: v.Minor, Work: v.Work}
 	}
-	if p.Private != nil {
-		p.IDMap = p.Private.Owner.idMap()
-	} else {
+	switch {
+	case p.Private == nil:
 		p.Flags = append([]string{"ro"}, p.Flags...)
+	case !p.UserNS: // where it is not for the caller to say whose they are
+		p.IDMap = p.Private.Owner.idMap()
 	}
 	p.Steps = p.steps()
 	return p, nil
@@ -334,6 +359,9 @@ func (p *Plan) steps() []Step {
 	add(OpUnstage, -1, "", p.Stage)
 	if p.Replaces != nil {
 		add(OpReplace, -1, "", p.Target)
+	}
+	for _, target := range p.Also {
+		add(OpAlso, -1, p.Target, target)
 	}
 	return steps
 }

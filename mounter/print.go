@@ -62,9 +62,13 @@ func (p *Plan) commands(s Step) []string {
 			"losetup --detach \"$loop\"", // takes effect with the last umount
 		}
 	case OpBind:
+		options := " -o ro,nodev"
+		if p.UserNS {
+			options = ""
+		}
 		return []string{
 			"mkdir " + quote(s.Target),
-			"mount --bind -o ro,nodev " + quote(s.Path) + " " + quote(s.Target),
+			"mount --bind" + options + " " + quote(s.Path) + " " + quote(s.Target),
 		}
 	case OpIDMap:
 		return []string{
@@ -116,6 +120,8 @@ func (p *Plan) commands(s Step) []string {
 			lines = append(lines, ": >"+quote(p.Private.lock()), "exec 9>&-")
 		}
 		return lines
+	case OpAlso:
+		return []string{"mount --bind " + quote(s.Path) + " " + quote(s.Target)}
 	case OpUnstage:
 		return []string{"umount -R " + quote(s.Target)}
 	}

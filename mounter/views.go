@@ -1,6 +1,7 @@
 package mounter
 
 import (
+	"fmt"
 	"io"
 	"os"
 	"path"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 )
 
 // A View is a mounted view, as the kernel describes it.
@@ -48,6 +50,41 @@ func ViewsIn(r io.Reader) ([]View, error) {
 		return nil, err
 	}
 	return viewsOf(infos), nil
+}
+
+// viewAround is the view that the directory lies in, or is the root of, or nil. That is
+// told by the mount that it is on, and those that this is mounted on: a view that only has
+// its name may be covered by another mount. It makes automount mount nothing.
+func viewAround(dir string) (*View, error) {
+	f, err := os.OpenFile(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := os.ReadFile("/proc/thread-self/fdinfo/" + strconv.Itoa(int(f.Fd())))
+	if err != nil {
+		return nil, err
+	}
+	_, rest, _ := strings.Cut(string(text), "mnt_id:")
+	number, _, _ := strings.Cut(rest, "\n")
+	id, err := strconv.Atoi(strings.TrimSpace(number))
+	if err != nil {
+		return nil, fmt.Errorf("on which mount is %q? %w", dir, err)
+	}
+	infos, err := mountinfo.GetMounts(nil)
+	if err != nil {
+		return nil, err
+	}
+	mounts := make(map[int]*mountinfo.Info, len(infos))
+	for _, m := range infos {
+		mounts[m.ID] = m
+	}
+	for m := mounts[id]; m != nil && m.ID != m.Parent; m = mounts[m.Parent] {
+		if isView(m) {
+			return &viewsOf([]*mountinfo.Info{m})[0], nil
+		}
+	}
+	return nil, nil
 }
 
 func isView(m *mountinfo.Info) bool {

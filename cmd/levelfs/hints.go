@@ -15,6 +15,7 @@ import (
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/private"
 	"github.com/levelfs/levelfs/internal/segment"
+	"github.com/levelfs/levelfs/internal/trial"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
@@ -53,6 +54,9 @@ func hintFor(err error) string {
 		noMerge   *private.MergeError
 	)
 	if hint := changeHint(err); hint != "" {
+		return hint
+	}
+	if hint := runHint(err); hint != "" {
 		return hint
 	}
 	switch {
@@ -260,6 +264,27 @@ func changeHint(err error) string {
 		return "name the DN below which to make it with --in"
 	case errors.As(err, &referred):
 		return "undo that first: levelfs unassign CALLER --profile " + referred.Profile
+	}
+	return ""
+}
+
+// runHint is what to do about an error of run alone, or "".
+func runHint(err error) string {
+	var (
+		namespace   *trial.NamespaceError
+		undelivered *undeliveredError
+		empty       *emptyProfileError
+		command     *trial.CommandError
+	)
+	switch {
+	case errors.As(err, &namespace):
+		return "run it as root: sudo levelfs run ... -- runuser -u \"$USER\" -- COMMAND"
+	case errors.As(err, &undelivered):
+		return fmt.Sprintf("see what it would be: levelfs plan %s\nroot can mount it without automount: sudo levelfs run", undelivered.key)
+	case errors.As(err, &empty):
+		return fmt.Sprintf("see what it says: levelfs profile show %s", empty.profile)
+	case errors.As(err, &command) && command.NotFound():
+		return "give the command after --, as it is found by PATH"
 	}
 	return ""
 }

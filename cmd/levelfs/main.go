@@ -73,7 +73,7 @@ EXIT STATUS
 	root.SetErr(stderr)
 	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
 		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC(),
-		newDiff(log), newReset(log), newAdopt(log), newCheck(), newDoctor())
+		newDiff(log), newReset(log), newAdopt(log), newCheck(), newDoctor(), newRun(args, log))
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":
@@ -109,8 +109,9 @@ EXIT STATUS
 	return failed
 }
 
-// A checkError is the exit status of a verb that checks. What it has found is on
-// standard output by then, and there is nothing to be said about it on standard error.
+// A checkError is the exit status of a verb that checks, or runs a command. What a check
+// has found is on standard output by then, and there is nothing to be said about it on
+// standard error.
 type checkError struct {
 	status int
 	err    error // why it could not check

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -20,8 +21,9 @@ import (
 // word or "all", the test fails instead: a CI run must not pass by skipping.
 //
 // The words are "root" (effective uid 0), the programs "slapd", "automount",
-// "strace", "git" and "systemd-sysext", "ds389" (389 Directory Server's ns-slapd), and the file
-// systems "overlay", "erofs", "squashfs" and "ext4". An unknown word fails the test.
+// "strace", "git" and "systemd-sysext", "ds389" (389 Directory Server's ns-slapd), the file
+// systems "overlay", "erofs", "squashfs" and "ext4", and "userns" (who is not root may make
+// a user namespace). An unknown word fails the test.
 func Require(t testing.TB, what ...string) {
 	t.Helper()
 	required := strings.FieldsFunc(os.Getenv("LEVELFS_TEST_REQUIRE"), func(r rune) bool {
@@ -60,8 +62,24 @@ func available(word string) error {
 		return err
 	case "overlay", "erofs", "squashfs", "ext4":
 		return hasFileSystem(word)
+	case "userns":
+		return hasUserNamespaces()
 	}
 	return fmt.Errorf("%w: %q", errUnknownRequirement, word)
+}
+
+// hasUserNamespaces makes one as nobody, if it can be somebody else.
+func hasUserNamespaces() error {
+	cmd := exec.Command("unshare", "--user", "--map-current-user", "--mount", "--propagation", "slave", "--keep-caps", "true")
+	if os.Geteuid() == 0 {
+		const nobody = 65534
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	}
+	cmd.Dir = "/"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 }
 
 // lookPath is exec.LookPath with the directories of the administrator's

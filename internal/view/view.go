@@ -32,6 +32,10 @@ type Options struct {
 	// nil.
 	Replaces *mounter.View
 	Discard  bool // replace it even if what is in its private layer is lost
+	// Private takes the place of the private layer that the component's policy gives, if
+	// that gives one.
+	Private *mounter.Private
+	Also    []string // more mount points
 }
 
 // A LocationError is a layer whose image is not on this machine, or is where it
@@ -51,6 +55,7 @@ func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target s
 	request := mounter.Request{
 		Name:     r.Level.Name,
 		Target:   target,
+		Also:     o.Also,
 		Released: r.Level.State == "released",
 		Replaces: o.Replaces,
 		Discard:  o.Discard,
@@ -93,6 +98,9 @@ func private(ctx context.Context, c *config.Config, component ldapmap.Component,
 		p = &mounter.Private{Ephemeral: true}
 	default:
 		return nil, nil
+	}
+	if o.Private != nil {
+		return o.Private, nil
 	}
 	if o.User == "" {
 		return p, nil
