@@ -25,19 +25,9 @@ func (r *Resolver) ResolveProfile(ctx context.Context, name string) ([]*Resoluti
 	if _, ok := l.profile(name); !ok {
 		return nil, &NotFoundError{What: "profile", Name: name}
 	}
-	names := make(map[string]bool)
-	for _, f := range l.found {
-		for _, e := range f.profiles {
-			assignments, invalid := e.Assignments()
-			if len(invalid) > 0 {
-				return nil, errors.Join(invalid...)
-			}
-			for _, a := range assignments {
-				names[a.Component] = true
-			}
-		}
-	}
 	t := &tree{lookup: l, about: make(map[string][]found), layers: make(map[string][]found)}
+	names := make(map[string]bool)
+	l.componentsOf(name, make(map[string]bool), names)
 	components := slices.Sorted(maps.Keys(names))
 	if err := t.fetch(ctx, classComponent, components, t.about, func(f *found, e Entry) { f.components = append(f.components, e) }); err != nil {
 		return nil, err
@@ -77,4 +67,24 @@ func (r *Resolver) ResolveProfile(ctx context.Context, name string) ([]*Resoluti
 		resolutions[i] = e.Resolution
 	}
 	return resolutions, nil
+}
+
+// componentsOf adds the components that the profile, and those that it includes, speak of.
+// Whether what they say of them makes sense is seen when it is decided.
+func (l *lookup) componentsOf(profile string, seen, names map[string]bool) {
+	e, ok := l.profile(profile)
+	if !ok || seen[strings.ToLower(profile)] {
+		return
+	}
+	seen[strings.ToLower(profile)] = true
+	for _, attr := range []string{attrMandatory, attrAssignment} {
+		for _, v := range e.Attrs[strings.ToLower(attr)] {
+			if name, _, _ := strings.Cut(v, "="); validComponent(name) {
+				names[name] = true
+			}
+		}
+	}
+	for _, ref := range e.Attrs[strings.ToLower(attrProfileRef)] {
+		l.componentsOf(ref, seen, names)
+	}
 }

@@ -48,6 +48,16 @@ func owned(uid, gid uint32) *Private {
 	return &Private{Dir: "/var/lib/levelfs/private/user/rob/emacs", Owner: &Owner{UID: uid, GID: gid}}
 }
 
+func also(r Request, targets ...string) Request {
+	r.Also = targets
+	return r
+}
+
+func inUserNS(r Request) Request {
+	r.UserNS = true
+	return r
+}
+
 func (p *Plan) ops() string {
 	var ops []string
 	for _, s := range p.Steps {
@@ -76,6 +86,10 @@ func TestBuild(t *testing.T) {
 			"target check stage mount private overlay unstage", "nodev"},
 		{"a user's", request(owned(1001, 100), erofs("a", "1"), dir("b")),
 			"target lock idle check stage mount idmap bind idmap private record overlay unstage", "nodev"},
+		{"at two places", also(request(nil, erofs("a", "1")), "/opt/emacs"),
+			"target check stage mount empty overlay unstage also", "ro nodev"},
+		{"in a user namespace", inUserNS(request(owned(1001, 100), dir("a"))),
+			"target lock idle stage bind private record overlay unstage", "nodev"},
 		{"root's own", request(owned(0, 0), erofs("a", "1")),
 			"target lock idle check stage mount private record overlay unstage", "nodev"},
 		{"directories only", request(nil, dirs(2)...),
@@ -94,7 +108,11 @@ func TestBuild(t *testing.T) {
 				t.Errorf("flags %q, want %q", got, c.flags)
 			}
 			// Fixed, and all of it, by ARCHITECTURE: see overlayOptions.
-			if got, want := strings.Join(p.Options, ","), "index=off,metacopy=off,redirect_dir=nofollow,xino=off,nfs_export=off"; got != want {
+			want := "index=off,metacopy=off,redirect_dir=nofollow,xino=off,nfs_export=off"
+			if c.request.UserNS {
+				want += ",userxattr"
+			}
+			if got := strings.Join(p.Options, ","); got != want {
 				t.Errorf("options %q, want %q", got, want)
 			}
 			if p.Source != "levelfs:emacs@29.4-1" {
@@ -191,6 +209,9 @@ func TestBuildRefuses(t *testing.T) {
 		{"slash after the target", target("/sw/emacs/"), "not a clean absolute path"},
 		{"root as target", target("/"), "not a clean absolute path"},
 		{"no target", target(""), `"" is not a clean absolute path`},
+		{"a second target", also(request(nil, dirs(2)...), "/opt/../etc"), `"/opt/../etc" is not a clean absolute path`},
+		{"a second target for a view that replaces one", also(replacing(kept(), dirs(2)...), "/opt/emacs"), "has the mount point of that"},
+		{"an image in a user namespace", inUserNS(request(kept(), dir("b"), erofs("a", "1"))), `layer "a" is an image, which only root can mount`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -231,6 +252,7 @@ func goldenPlans(t *testing.T) map[string]*Plan {
 	blanks.Target, blanks.Run = "/it's a root/emacs", "/it's a root/run"
 	blanks.Flags = []string{"nosuid", "noexec"}
 	requests["blanks"] = blanks
+	requests["userns"] = also(inUserNS(request(owned(1001, 100), dir("emacs@29.4-1"))), "/opt/emacs")
 	requests["replaces"] = replacing(kept(), top, dir("base"))
 	plans := make(map[string]*Plan)
 	for name, r := range requests {

@@ -27,7 +27,8 @@ func NewStore(t testing.TB) *Store {
 	return &Store{Dir: shortDir(t, "st"), t: t}
 }
 
-// Files is a tree of regular files: path -> content. Programs (ELF) can be executed.
+// Files is a tree of regular files: path -> content. Programs (ELF, #!) can be
+// executed.
 type Files map[string]string
 
 // Erofs makes an image by mkfs.erofs, which is small: some blocks of 4 KiB.
@@ -120,7 +121,7 @@ func (s *Store) tree(files Files) string {
 			s.t.Fatal(err)
 		}
 		mode := os.FileMode(0o644)
-		if strings.HasPrefix(content, "\x7fELF") {
+		if strings.HasPrefix(content, "\x7fELF") || strings.HasPrefix(content, "#!") {
 			mode = 0o755
 		}
 		if err := os.WriteFile(path, []byte(content), mode); err != nil {

@@ -16,8 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// enteredVariable tells this program, when it is executed in the namespace, which one it
-// was started in: it is never believed that this is another without a look.
+// enteredVariable tells this program, when it is executed in the namespace, that it is: it
+// has the number of the process, which stays the same, and of the namespace that it was
+// started in. Without a look neither is believed: what is done then would be done to all.
 const enteredVariable = "LEVELFS_RUN_OUTSIDE"
 
 // probeTime bounds the trial of unshare(1).
@@ -41,12 +42,13 @@ func (e *NamespaceError) Unwrap() error { return e.Err }
 // Entered reports whether this process is in a namespace that [Enter] has made for it, and
 // forgets that for the processes that it starts.
 func Entered() (bool, error) {
-	from := os.Getenv(enteredVariable)
-	if from == "" {
-		return false, nil
-	}
+	mark := os.Getenv(enteredVariable)
 	if err := os.Unsetenv(enteredVariable); err != nil {
 		return false, err
+	}
+	pid, from, _ := strings.Cut(mark, ":")
+	if pid != strconv.Itoa(os.Getpid()) {
+		return false, nil // another's
 	}
 	now, err := namespaceID()
 	if err != nil {
@@ -78,7 +80,7 @@ func Enter(ctx context.Context, user bool, args []string) error {
 	if err != nil {
 		return err
 	}
-	env := append(os.Environ(), enteredVariable+"="+from)
+	env := append(os.Environ(), fmt.Sprintf("%s=%d:%s", enteredVariable, os.Getpid(), from))
 	if user {
 		return enterUser(ctx, self, args, env)
 	}

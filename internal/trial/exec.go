@@ -31,9 +31,12 @@ func (e *CommandError) NotFound() bool {
 func Exec(argv, env []string, dir string) error {
 	path, err := exec.LookPath(argv[0])
 	if err != nil && !errors.Is(err, exec.ErrDot) { // PATH is the caller's
-		var lookup *exec.Error
-		if errors.As(err, &lookup) {
+		// Both say the name, too.
+		if lookup := (*exec.Error)(nil); errors.As(err, &lookup) {
 			err = lookup.Err
+		}
+		if stat := (*fs.PathError)(nil); errors.As(err, &stat) {
+			err = stat.Err
 		}
 		return &CommandError{Name: argv[0], Err: err}
 	}

@@ -42,6 +42,11 @@ func Scratch(tree string) string { return filepath.Join(tree, scratch) }
 // that this one was made in.
 func Machine(tree string) string {
 	for {
+		// Automount would look for such a key.
+		var st unix.Statfs_t
+		if err := unix.Statfs(tree, &st); err != nil || st.Type == unix.AUTOFS_SUPER_MAGIC {
+			return tree
+		}
 		inner := filepath.Join(tree, Outside)
 		if _, err := os.Lstat(inner); err != nil {
 			return tree
