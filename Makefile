@@ -110,6 +110,11 @@ bench-check: ## levelfs check of a healthy machine with 200 views and 1,000 comp
 	@scripts/need slapd=slapd mkfs.erofs=erofs-utils
 	LEVELFS_TEST_REQUIRE=all $(GO) test ./test/bench -run '^$$' -bench '^BenchmarkCheck$$' -benchtime 1x -count 1
 
+.PHONY: bench-run
+bench-run: ## levelfs run of a command that does nothing, compared with unshare(1) (as root)
+	@scripts/need automount=autofs mkfs.erofs=erofs-utils
+	LEVELFS_TEST_REQUIRE=all $(GO) test ./test/bench -run '^$$' -bench '^BenchmarkRun$$' -benchtime 1x -count 1
+
 .PHONY: clean
 clean: ## remove what make made
 	rm -rf bin bench.json bench-inventory.json bench-switch.json bench-memory.json
