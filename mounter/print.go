@@ -78,6 +78,13 @@ func (p *Plan) commands(s Step) []string {
 	case OpEmpty:
 		return []string{"mkdir " + quote(s.Target)}
 	case OpPrivate:
+		if p.UserNS { // in which there is one owner
+			return []string{
+				"mkdir -p " + quote(p.work()),
+				"test -d " + quote(s.Target) + " || mkdir -m 0700 " + quote(s.Target),
+				"test -O " + quote(s.Target),
+			}
+		}
 		if o := p.Private.Owner; o != nil {
 			return []string{
 				"mkdir -p " + quote(p.work()),
@@ -176,7 +183,10 @@ func (l Layer) deviceCommands() []string {
 	}
 }
 
-// quote makes s one word for a POSIX shell.
+// Quote makes s one word for a POSIX shell.
+func Quote(s string) string { return quote(s) }
+
+// quote is Quote.
 func quote(s string) string {
 	if s != "" && strings.IndexFunc(s, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._+@:=,-", r)

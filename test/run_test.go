@@ -151,6 +151,12 @@ func TestRunProcess(t *testing.T) {
 			const script = "ulimit -n; umask; grep -e CapInh -e CapPrm -e CapEff -e CapAmb -e SigIgn -e SigBlk /proc/self/status; ls /proc/self/fd"
 			outside := r.RunAs(u, "sh", "-c", script)
 			r.shAs(u, outside.Stdout, script, "--level", "emacs@2")
+			// As nohup(1) and shells start what is not to be interrupted.
+			const ignore = "trap '' INT HUP; exec "
+			outside = r.RunAs(u, "sh", "-c", ignore+"grep SigIgn /proc/self/status")
+			if got := r.RunAs(u, "sh", "-c", ignore+r.Levelfs+" run --level emacs@2 grep SigIgn /proc/self/status"); got.Stdout != outside.Stdout {
+				t.Errorf("ignored signals: %v; want %v", got, outside)
+			}
 			env := r.RunAs(u, "env")
 			if got := r.RunAs(u, r.Levelfs, "run", "--level", "emacs@2", "env"); got.Stdout != env.Stdout+"LEVELFS_RUN=emacs@2\n" {
 				t.Errorf("environment\n%s\nwas\n%s", got.Stdout, env.Stdout)
@@ -440,16 +446,27 @@ func TestRunDryRun(t *testing.T) {
 // TestRunTyped: the commands of a dry run, typed in a shell, do what run does.
 func TestRunTyped(t *testing.T) {
 	r := newRunRig(t)
-	got := r.RunLevelfs("run", "--level", "emacs@2", "--level", "db@2", "--dry-run", "--json", "--", "sh")
+	testenv.Require(t, "userns")
+	r.stateOf(rob)
+	for _, u := range []testenv.User{{Name: "root"}, rob} {
+		r.typed(u)
+		r.typed(u, "--private", "typed")
+	}
+}
+
+func (r *runRig) typed(u testenv.User, options ...string) {
+	r.t.Helper()
+	args := append([]string{"run", "--level", "emacs@2", "--level", "db@2", "--dry-run", "--json"}, options...)
+	got := r.RunAs(u, r.Levelfs, append(args, "--", "sh")...)
 	var report struct{ Commands []string }
 	if err := json.Unmarshal([]byte(got.Stdout), &report); err != nil {
-		t.Fatal(err, got)
+		r.t.Fatal(err, got)
 	}
 	script := "set -e\n" + strings.Join(report.Commands[1:], "\n") + "\ncd " + r.sw + "; cat emacs/which vi/which " + r.point + "/which; echo mine >emacs/new; ! (echo >new) 2>/dev/null\n"
 	enter := strings.Fields(report.Commands[0])
-	typed := r.Run(enter[0], append(enter[1:], "sh", "-c", script)...)
+	typed := r.RunAs(u, enter[0], append(enter[1:], "sh", "-c", script)...)
 	if typed.Exit != 0 || typed.Stdout != "emacs 2vi 9db 2" {
-		t.Errorf("%s\n%v", script, typed)
+		r.t.Errorf("%s %q:\n%s\n%v", u.Name, options, script, typed)
 	}
 }
 
@@ -485,7 +502,7 @@ func TestRunUser(t *testing.T) {
 		t.Errorf("a retired level: %v", got)
 	}
 	// The others' processes see nothing of it.
-	expireOnly(t, r.automount, r.sw, "doc@2")
+	r.Umount(r.sw + "/doc@2")
 	if now := r.mounts(); now != before {
 		t.Errorf("mounts were\n%s\nand are\n%s", before, now)
 	}
@@ -553,14 +570,6 @@ func (r *runRig) stateOf(u testenv.User) string {
 	}
 	r.t.Setenv("XDG_STATE_HOME", dir)
 	return dir
-}
-
-// expireOnly has automount unmount one of what is mounted below its mount point.
-func expireOnly(t *testing.T, a *testenv.Automount, sw, name string) {
-	t.Helper()
-	if err := unix.Unmount(filepath.Join(sw, name), unix.UMOUNT_NOFOLLOW); err != nil {
-		t.Error(err)
-	}
 }
 
 func namespaceOf(t *testing.T, process string) string {

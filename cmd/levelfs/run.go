@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/edit"
@@ -170,7 +172,7 @@ func runRun(cmd *cobra.Command, args, command []string, o runOptions, log *logru
 	}
 	user := os.Geteuid() != 0
 	if !entered && !o.dryRun && !user {
-		return trial.Enter(ctx, user, args)
+		return enter(ctx, user, args)
 	}
 	r, err := newRunner(keys, user, o, log)
 	if err != nil {
@@ -185,7 +187,7 @@ func runRun(cmd *cobra.Command, args, command []string, o runOptions, log *logru
 			return err
 		}
 		if !entered && !o.dryRun {
-			return trial.Enter(ctx, user, args)
+			return enter(ctx, user, args)
 		}
 	}
 	t, err := r.trial(ctx)
@@ -207,7 +209,25 @@ func runRun(cmd *cobra.Command, args, command []string, o runOptions, log *logru
 	if err := t.Apply(ctx, &applier); err != nil {
 		return err
 	}
+	if err := leaveSignals(ctx); err != nil {
+		return err
+	}
 	return trial.Exec(command, append(os.Environ(), runVariable+"="+r.levels(os.Getenv(runVariable))), dir)
+}
+
+// enter goes on in a namespace.
+func enter(ctx context.Context, user bool, args []string) error {
+	if err := leaveSignals(ctx); err != nil {
+		return err
+	}
+	return trial.Enter(ctx, user, args)
+}
+
+// leaveSignals gives the signals that main waits for back to whoever is executed next, those
+// that are to be ignored among them. It is an error if one has come already.
+func leaveSignals(ctx context.Context) error {
+	signal.Reset(unix.SIGINT, unix.SIGTERM)
+	return ctx.Err()
 }
 
 // A runner prepares one run.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/sys/mount"
 	"golang.org/x/sys/unix"
@@ -25,6 +26,13 @@ const scratch = ".scratch"
 
 // coverSource is the cover's mount source, by which people know it.
 const coverSource = "levelfs-run"
+
+// lingering is for how long a private layer that is in use may be so by a namespace that is
+// gone already. On a busy machine it takes some milliseconds.
+const (
+	lingering     = 2 * time.Second
+	lingeringPoll = 20 * time.Millisecond
+)
 
 // A Trial is a namespace as pure data.
 type Trial struct {
@@ -93,17 +101,18 @@ func New(tree string, user bool, plans []*mounter.Plan, names []string) (*Trial,
 func (t *Trial) Commands() []string {
 	lines := []string{"unshare --mount --propagation slave"}
 	if t.User {
-		lines = []string{"unshare " + strings.Join(unshareFlags(), " ")}
+		// Not as who he is: mount(8) wants to be run by root.
+		lines = []string{"unshare --user --map-root-user --mount --propagation slave"}
 	}
-	// Whitelisted all (levelfs.toml, keys): nothing needs a quote.
+	// The tree and the keys are whitelisted; what lies in the tree may be anything.
 	held, outside := "/mnt", filepath.Join(t.Tree, Outside)
 	lines = append(lines,
 		"mount --rbind "+t.Tree+" "+held,
 		"mount -t tmpfs -o nosuid,nodev,mode=0755 "+coverSource+" "+t.Tree,
 		"mkdir "+outside,
-		"mount --move "+held+" "+outside)
+		"mount --no-mtab --move "+held+" "+outside)
 	for _, name := range t.Links {
-		lines = append(lines, "ln -s "+filepath.Join(Outside, name)+" "+filepath.Join(t.Tree, name))
+		lines = append(lines, "ln -s "+mounter.Quote(filepath.Join(Outside, name))+" "+mounter.Quote(filepath.Join(t.Tree, name)))
 	}
 	for _, p := range t.Plans {
 		lines = append(lines, "mkdir "+p.Target)
@@ -122,7 +131,7 @@ func (t *Trial) Apply(ctx context.Context, a *mounter.Applier) error {
 		if err := os.Mkdir(p.Target, 0o755); err != nil {
 			return err
 		}
-		if err := a.Apply(ctx, p); err != nil {
+		if err := apply(ctx, a, p); err != nil {
 			return err
 		}
 	}
@@ -132,6 +141,24 @@ func (t *Trial) Apply(ctx context.Context, a *mounter.Applier) error {
 		return fmt.Errorf("cover of %q: mount_setattr: %w", t.Tree, err)
 	}
 	return nil
+}
+
+// apply executes a plan, whose private layer may be that of a run which has just ended: the
+// kernel takes away what is mounted in a namespace some time after its last process.
+func apply(ctx context.Context, a *mounter.Applier, p *mounter.Plan) error {
+	giveUp := time.Now().Add(lingering)
+	for {
+		err := a.Apply(ctx, p)
+		var inUse *mounter.InUseError
+		if !errors.As(err, &inUse) || inUse.Target != "" || time.Now().After(giveUp) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lingeringPoll):
+		}
+	}
 }
 
 // cover mounts the file system over the tree, and the tree in it.

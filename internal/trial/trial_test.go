@@ -31,7 +31,7 @@ func emacs(t *testing.T, tree string) *mounter.Plan {
 func TestNew(t *testing.T) {
 	t.Parallel()
 	tree := t.TempDir()
-	for _, name := range []string{"vi", "emacs", "emacs@1", ".outside", ".hidden"} {
+	for _, name := range []string{"vi", "emacs", "emacs@1", "by hand", ".outside", ".hidden"} {
 		if err := os.Mkdir(filepath.Join(tree, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -41,7 +41,7 @@ func TestNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []string{"emacs@1", "gcc", "vi"}; !slices.Equal(trial.Links, want) {
+	if want := []string{"by hand", "emacs@1", "gcc", "vi"}; !slices.Equal(trial.Links, want) {
 		t.Errorf("links %q, want %q", trial.Links, want)
 	}
 	if names[0] != "vi" || names[4] != ".x" {
@@ -52,7 +52,8 @@ func TestNew(t *testing.T) {
 	}
 	commands := strings.Join(trial.Commands(), "\n")
 	for _, want := range []string{
-		"unshare --mount --propagation slave\n", "mount --move /mnt " + tree + "/.outside\n", "ln -s .outside/gcc " + tree + "/gcc\n",
+		"unshare --mount --propagation slave\n", "mount --no-mtab --move /mnt " + tree + "/.outside\n", "ln -s .outside/gcc " + tree + "/gcc\n",
+		"ln -s '.outside/by hand' '" + tree + "/by hand'\n",
 		"mkdir " + tree + "/emacs\n", "levelfs:emacs@2 " + tree + "/emacs\n", "\nmount -o remount,bind,ro " + tree,
 	} {
 		if !strings.Contains(commands, want) {
@@ -60,7 +61,7 @@ func TestNew(t *testing.T) {
 		}
 	}
 	trial.User = true
-	if first := trial.Commands()[0]; first != "unshare --user --map-current-user --mount --propagation slave --keep-caps" {
+	if first := trial.Commands()[0]; first != "unshare --user --map-root-user --mount --propagation slave" {
 		t.Errorf("a user's: %q", first)
 	}
 }
