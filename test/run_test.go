@@ -334,6 +334,34 @@ func TestRunExpire(t *testing.T) {
 	wantNothingLeft(t, r.sw, r.Store)
 }
 
+// TestRunWithoutAutomount: automount can be stopped while commands run, and their views stay.
+func TestRunWithoutAutomount(t *testing.T) {
+	r := newRunRig(t)
+	testenv.Require(t, "userns")
+	var processes []*runProcess
+	for _, u := range []testenv.User{{Name: "root"}, rob} {
+		p := r.start(u, "cd "+r.sw+"/; cat vi/which; echo; while read x; do cat "+r.sw+"/emacs/which; echo; done", "--level", "emacs@2")
+		if got := p.line(); got != "vi 9" {
+			t.Errorf("%s: %q", u.Name, got)
+		}
+		processes = append(processes, p)
+	}
+	if err := r.automount.Stop(); err != nil {
+		t.Error(err)
+	}
+	if mounts, err := testenv.Mounts(r.sw); err != nil || len(mounts) != 0 {
+		t.Errorf("automount has left %v, %v", mounts, err)
+	}
+	for _, p := range processes {
+		p.say("and now?")
+		if got := p.line(); got != "emacs 2" {
+			t.Errorf("%q", got)
+		}
+		p.end()
+	}
+	wantNothingLeft(t, r.sw, r.Store)
+}
+
 // TestRunKilled: with its last process nothing of a run is left, however it ended.
 func TestRunKilled(t *testing.T) {
 	r := newRunRig(t)

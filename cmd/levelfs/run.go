@@ -124,7 +124,7 @@ func exitOfRun(err error) error {
 	return &checkError{exitRunFailed, err}
 }
 
-// keys are the levels that were asked for, and the options' sanity.
+// keys are the levels that are given, if the options make sense together.
 func (o *runOptions) keys() ([]ldapmap.Key, error) {
 	var keys []ldapmap.Key
 	for _, level := range o.levels {
@@ -397,7 +397,7 @@ func (r *runner) plan(ctx context.Context, t try) (*mounter.Plan, error) {
 	target := filepath.Join(r.config.Tree, t.key.Component)
 	var o view.Options
 	if t.known != nil {
-		if point := t.known.Component.MountPoint; point != "" {
+		if point := t.known.Component.MountPoint; point != "" && point != target {
 			// Where it is not, nobody on this machine uses it.
 			if info, err := os.Lstat(point); err == nil && info.IsDir() {
 				o.Also = []string{point}

@@ -68,8 +68,8 @@ func Covered(tree, path string) string {
 	return filepath.Join(tree, Outside, strings.TrimPrefix(path, tree))
 }
 
-// Names are what the tree has, and those that are given, without those that have plans or
-// cannot be keys.
+// link adds links for what the tree has, and for the names that are given, but for what has
+// a plan.
 func (t *Trial) link(names []string) error {
 	files, err := os.ReadDir(t.Tree)
 	if err != nil {
