@@ -399,6 +399,39 @@ func TestRunKilled(t *testing.T) {
 	}
 }
 
+// TestRunKilledEarly kills levelfs before each of its system calls from the one on that makes
+// the namespace: nothing is left of that, and the private layer is there for the next run.
+func TestRunKilledEarly(t *testing.T) {
+	r := newRunRig(t)
+	const options, layer = "run --level db@2 --private killed -- ", "killed/db/upper"
+	r.sh("", "echo mine >"+r.sw+"/db/own", "--level", "db@2", "--private", "killed")
+	command := append([]string{r.Levelfs}, strings.Fields(options+"cat "+r.point+"/own")...)
+	before := r.mounts()
+	whole := traceKill(t, -1, r.Env(), command...)
+	first := slices.Index(whole.calls, unix.SYS_UNSHARE)
+	if whole.exit != 0 || first < 0 {
+		t.Fatalf("traced, but not killed: exit %d, %d system calls", whole.exit, len(whole.calls))
+	}
+	points := 0
+	for n := first + 1; ; n++ {
+		killed := traceKill(t, n, r.Env(), command...)
+		if !killed.killed {
+			break
+		}
+		points++
+		if now := r.mounts(); now != before {
+			t.Fatalf("killed before system call %d, number %d: mounts were\n%s\nand are\n%s", n, killed.calls[n-1], before, now)
+		}
+	}
+	if points < (len(whole.calls)-first)*9/10 {
+		t.Errorf("killed at %d points, but the first run had %d", points, len(whole.calls)-first)
+	}
+	t.Logf("%d kill points", points)
+	wantNothingLeft(t, r.sw, r.Store)
+	wantFile(t, r.Path("var/lib/levelfs/private/run", layer, "own"), "mine\n")
+	r.sh("mine\ndb 2", "cd "+r.sw+"/db && cat own which", "--level", "db@2", "--private", "killed")
+}
+
 // TestRunMountPoint: a component with a mount point of its own is at both places, while
 // automount serves the mount point to all others.
 func TestRunMountPoint(t *testing.T) {
