@@ -12,8 +12,8 @@
 // A lookup costs at most two searches per source: the first asks for the host, the
 // component and its levels, the second for the host's groups and profiles and for
 // the layers. Only where profiles include others, or groups refer to profiles, each
-// further level of them costs one more, and a component with more levels than a
-// server returns at once costs three more.
+// further level of them costs one more, layers that only these put above a level one
+// more, and a component with more levels than a server returns at once three more.
 //
 // All text from an inventory is checked against a whitelist while it is decoded
 // (see [Key] and the decode functions); what does not pass is an [InvalidError]

@@ -2,6 +2,7 @@ package ldapmap
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -60,6 +61,11 @@ func FuzzDecodeLayer(f *testing.F) {
 		default:
 			t.Errorf("file system %q", l.FSType)
 		}
+		switch l.Kind {
+		case "vendor", "site", "group", "host", "user":
+		default:
+			t.Errorf("kind %q", l.Kind)
+		}
 		if l.UUID != "" && !goodUUID.MatchString(l.UUID) || l.Size < 0 {
 			t.Errorf("UUID %q, size %d", l.UUID, l.Size)
 		}
@@ -111,6 +117,7 @@ func FuzzDecodeComponent(f *testing.F) {
 	f.Add("levelfsDefault: 29.4-1\x00levelfsMountPoint: /opt/emacs\x00levelfsPrivate: Ephemeral")
 	f.Add("levelfsMountPoint: /opt/../etc")
 	f.Add("levelfsDefault: 1\n2")
+	f.Add("levelfsCustomize: x=10:x-site\x00levelfsCustomize: y=10:y-site")
 	f.Fuzz(func(t *testing.T, text string) {
 		c, err := decodeComponent(values(text), "x")
 		if err != nil {
@@ -121,6 +128,10 @@ func FuzzDecodeComponent(f *testing.F) {
 		}
 		if m := c.MountPoint; m != "" && (!isGoodPath(m) || m[0] != '/') {
 			t.Errorf("mount point %q", m)
+		}
+		custom, invalid := values(text).Customizations()
+		if len(invalid) > 0 || slices.ContainsFunc(custom, func(c Customization) bool { return c.Component != "x" }) {
+			t.Errorf("customizations %q", custom)
 		}
 		if c.Private != Persistent && c.Private != Ephemeral && c.Private != None {
 			t.Errorf("private policy %q", c.Private)
@@ -161,6 +172,37 @@ func FuzzAssignments(f *testing.F) {
 		for _, a := range found {
 			if !goodName.MatchString(a.Level) {
 				t.Errorf("level %q", a.Level)
+			}
+		}
+	})
+}
+
+// FuzzCustomizations: what passes goes into a mount option, and is written as it was read
+// but for the number's zeros.
+func FuzzCustomizations(f *testing.F) {
+	f.Add("levelfsCustomize: emacs=10:emacs-site\x00levelfsCustomize: vi=+1:x")
+	f.Add("levelfsCustomize: emacs=10:a,ro\x00levelfsCustomize: emacs=10:a:b")
+	f.Add("levelfsCustomize: emacs=99999999999999999999:a\x00levelfsCustomize: emacs=:a\nb")
+	f.Fuzz(func(t *testing.T, text string) {
+		e := values(text)
+		all, invalid := e.Customizations()
+		if len(all)+len(invalid) != len(e.Attrs["levelfscustomize"]) {
+			t.Errorf("%d customizations and %d that are none", len(all), len(invalid))
+		}
+		for _, c := range all {
+			if !validComponent(c.Component) || !goodName.MatchString(c.Layer) || c.Order < 0 || c.Order > 65535 {
+				t.Errorf("customization %q", c)
+			}
+			if again, ok := ParseCustomization(c.String()); !ok || again != c {
+				t.Errorf("%q is %q", c, again)
+			}
+		}
+		for _, component := range []string{"", "emacs"} {
+			found, _ := e.customizations(component)
+			for _, c := range found {
+				if !goodName.MatchString(c.Layer) || component != "" && c.Component != component {
+					t.Errorf("customization %q of %q", c, component)
+				}
 			}
 		}
 	})

@@ -24,6 +24,7 @@ const (
 	attrAssignment = "levelfsAssignment"
 	attrMandatory  = "levelfsMandatory"
 	attrProfileRef = "levelfsProfileRef"
+	attrCustomize  = "levelfsCustomize"
 )
 
 // A Component is a named piece of software delivered at one place.
@@ -76,6 +77,7 @@ type Layer struct {
 	// Manifest is the digest of the list of the layer's files, "sha256:" and 64 hex
 	// digits, or "".
 	Manifest string `json:"manifest,omitempty"`
+	Kind     string `json:"kind"` // on whose part it is: KindVendor and so on
 }
 
 func (e Entry) invalid(attr, value, want string) error {
@@ -114,6 +116,11 @@ func decodeComponent(e Entry, name string) (Component, error) {
 	}
 	if c.MountPoint != "" && (!validPath(c.MountPoint) || c.MountPoint[0] != '/') {
 		return c, e.invalid("levelfsMountPoint", c.MountPoint, "an absolute path of letters, digits and /._+@~-")
+	}
+	for _, v := range e.Attrs[strings.ToLower(attrCustomize)] {
+		if custom, ok := ParseCustomization(v); !ok || custom.Component != name {
+			return c, e.invalid(attrCustomize, v, name+"=NN:LAYER, as it is the component's own entry")
+		}
 	}
 	switch c.Private {
 	case "":
@@ -196,7 +203,7 @@ func decodeLevel(e Entry, name string) (Level, error) {
 }
 
 func decodeLayer(e Entry, name string) (Layer, error) {
-	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize", "levelfsXIP", "levelfsManifest"); err != nil {
+	if err := e.single("levelfsFSType", "levelfsDigest", "levelfsUUID", "levelfsSize", "levelfsXIP", "levelfsManifest", "levelfsKind"); err != nil {
 		return Layer{}, err
 	}
 	l := Layer{
@@ -209,6 +216,12 @@ func decodeLayer(e Entry, name string) (Layer, error) {
 		Segments: slices.Sorted(slices.Values(e.Attrs["levelfssegment"])),
 		XIP:      strings.ToLower(e.First("levelfsxip")),
 		Manifest: strings.ToLower(e.First("levelfsmanifest")),
+	}
+	if l.Kind = strings.ToLower(e.First("levelfskind")); l.Kind == "" {
+		l.Kind = KindVendor
+	}
+	if !slices.Contains(Kinds(), l.Kind) {
+		return l, e.invalid("levelfsKind", l.Kind, wantKind)
 	}
 	if l.Manifest != "" && !validDigest(l.Manifest) {
 		return l, e.invalid("levelfsManifest", l.Manifest, "sha256: and 64 hexadecimal digits")

@@ -149,6 +149,9 @@ func TestDecodeLayer(t *testing.T) {
 		{"image above", image("levelfsImage: ../x"), "levelfsImage"},
 		{"image with a blank", image("levelfsImage: a b"), "levelfsImage"},
 		{"second image", image("levelfsImage: a", "levelfsImage: b:c"), "levelfsImage"},
+		{"kind", image("levelfsKind: Site"), ""},
+		{"unknown kind", image("levelfsKind: department"), "levelfsKind"},
+		{"two kinds", image("levelfsKind: site", "levelfsKind: host"), "levelfsKind"},
 		{"long segment", image("levelfsSegment: EMACS2941"), "levelfsSegment"},
 		{"empty segment", image("levelfsSegment: A::B"), "levelfsSegment"},
 		{"segment with a slash", image("levelfsSegment: A/B"), "levelfsSegment"},
@@ -163,7 +166,7 @@ func TestDecodeLayer(t *testing.T) {
 	got, err := decodeLayer(entry("levelfsFSType: EROFS", "levelfsDigest: SHA256:"+strings.Repeat("0A", 32), "levelfsSize: 4096",
 		"levelfsUUID: 2B6A51C4-90F3-4D1E-8A77-C05D3E9B1F62", "levelfsImage: b.erofs", "levelfsImage: /a/a.erofs"), "base")
 	want := Layer{DN: "cn=x,ou=test", Name: "base", FSType: "erofs", Digest: "sha256:" + strings.Repeat("0a", 32), Size: 4096,
-		UUID: "2b6a51c4-90f3-4d1e-8a77-c05d3e9b1f62", Images: []string{"/a/a.erofs", "b.erofs"}}
+		UUID: "2b6a51c4-90f3-4d1e-8a77-c05d3e9b1f62", Images: []string{"/a/a.erofs", "b.erofs"}, Kind: KindVendor}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}

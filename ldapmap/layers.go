@@ -15,7 +15,7 @@ func (r *Resolver) Layers(ctx context.Context, names []string) ([]Layer, error) 
 	names = slices.DeleteFunc(slices.Compact(slices.Sorted(slices.Values(names))), func(name string) bool { return !ValidLayer(name) })
 	var layers []Layer
 	for some := range slices.Chunk(names, layersAtOnce) {
-		l := &lookup{found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool), nested: make(map[string]bool)}
+		l := newLookup(Query{}, r.Sources)
 		terms := []Term{{class(classLayer), anyOf("cn", some...)}}
 		err := l.search(ctx, terms, attributes(), func(f *found, e Entry) error {
 			f.layers = append(f.layers, e)

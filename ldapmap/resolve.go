@@ -16,6 +16,9 @@ type Query struct {
 	Key  Key    `json:"key"`
 	Host string `json:"host"`           // a host name, short or fully qualified; "": the user alone, on no host
 	User string `json:"user,omitempty"` // a user on it, or "" if the host itself asks
+	// Customized asks for a level by its name as the caller would run it, with the layers
+	// that are added for the caller, and not as it was delivered.
+	Customized bool `json:"customized,omitempty"`
 }
 
 // A Resolution is the answer to a Query: which level, why, and of what it is
@@ -24,8 +27,11 @@ type Resolution struct {
 	Query     Query     `json:"query"`
 	Component Component `json:"component"`
 	Level     Level     `json:"level"`
-	Layers    []Layer   `json:"layers"` // topmost first
-	Trail     []Rule    `json:"trail"`  // every rule that was considered, most specific first
+	Layers    []Layer   `json:"layers"`          // the level's, topmost first
+	Above     []Layer   `json:"above,omitempty"` // customisation layers above them, topmost first
+	Trail     []Rule    `json:"trail"`           // every rule that was considered, most specific first
+	// Additions are all that puts layers above the level, in their order.
+	Additions []Addition `json:"additions,omitempty"`
 }
 
 // Key is the level's full name.
@@ -86,6 +92,7 @@ const (
 	RankHostProfile = "host's profile"
 	RankHostGroup   = "host's group"
 	RankHostGrProf  = "host's group's profile"
+	RankSite        = "site" // has layers only; see [Addition]
 	RankDefault     = "component's default"
 )
 
@@ -97,7 +104,7 @@ const (
 
 func rankOf(name string) int {
 	return slices.Index([]string{RankKey, RankUser, RankUserProfile, RankUserGroup, RankUserGrProf,
-		RankHost, RankHostProfile, RankHostGroup, RankHostGrProf, RankDefault}, name)
+		RankHost, RankHostProfile, RankHostGroup, RankHostGrProf, RankSite, RankDefault}, name)
 }
 
 // A Resolver looks levels up in its sources. An earlier source goes before a
@@ -120,7 +127,7 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if q.User != "" && !ValidUser(q.User) {
 		return res, fmt.Errorf("invalid user name %q", q.User)
 	}
-	l := &lookup{query: q, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool), nested: make(map[string]bool)}
+	l := newLookup(q, r.Sources)
 	// All levels of the component come with the first search, so that the second can
 	// ask for their layers. Of a component that has hundreds only the one is asked
 	// for, once it is known.
@@ -146,8 +153,14 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if err := l.includes(ctx); err != nil {
 		return res, err
 	}
-	var winner Rule
-	if res.Trail, winner, err = l.decide(res.Component); err != nil {
+	if err := l.moreLayers(ctx); err != nil {
+		return res, err
+	}
+	// What lies above a level does not depend on which one it is: who looks at what went
+	// wrong sees both.
+	trail, winner, err := l.decide(res.Component)
+	res.Trail = trail
+	if err := cmp.Or(err, l.above(res)); err != nil {
 		return res, err
 	}
 	if l.late {
@@ -165,14 +178,7 @@ func (r *Resolver) Resolve(ctx context.Context, q Query) (*Resolution, error) {
 	if err := usable(res.Level, winner, now()); err != nil {
 		return res, err
 	}
-	for _, name := range res.Level.Layers {
-		layer, err := l.layer(name, res.Level.DN)
-		if err != nil {
-			return res, err
-		}
-		res.Layers = append(res.Layers, layer)
-	}
-	return res, res.Level.checkSeal(res.Layers)
+	return res, l.delivered(res)
 }
 
 // usable refuses a level that is retired or outside its validity window, and one
@@ -249,6 +255,13 @@ type lookup struct {
 	asked   map[string]bool // profiles that were asked for, in lower case
 	nested  map[string]bool // netgroups that were asked for, likewise
 	late    bool            // levels are asked for when it is known which
+
+	askedLayers map[string]bool
+}
+
+func newLookup(q Query, sources []Source) *lookup {
+	return &lookup{query: q, sources: sources, found: make([]found, len(sources)),
+		asked: make(map[string]bool), nested: make(map[string]bool), askedLayers: make(map[string]bool)}
 }
 
 // found is what one source answered.
@@ -258,6 +271,22 @@ type found struct {
 	userGroups, hostGroups       []Entry
 	netgroups                    []Entry // with assignments, and what they hold
 	layers                       []Entry
+}
+
+// speakers are the entries that speak for the caller, with the ranks of what they say
+// themselves and through their profiles.
+func (f found) speakers() []speakers {
+	return []speakers{
+		{f.users, RankUser, RankUserProfile},
+		{f.userGroups, RankUserGroup, RankUserGrProf},
+		{f.hosts, RankHost, RankHostProfile},
+		{f.hostGroups, RankHostGroup, RankHostGrProf},
+	}
+}
+
+type speakers struct {
+	entries           []Entry
+	direct, byProfile string
 }
 
 // search puts the terms to each source and hands what it answers to put, together
@@ -303,7 +332,7 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 	if withLevels {
 		terms = append(terms, Term{class(classLevel), {levels}})
 	}
-	if key.Level == "" {
+	if key.Level == "" || l.query.Customized {
 		terms = append(terms, l.callerTerms()...)
 	}
 	return l.search(ctx, terms, attributes(), func(f *found, e Entry) error {
@@ -406,7 +435,7 @@ func (l *lookup) second(ctx context.Context) error {
 	if len(gids) > 0 {
 		terms = append(terms, Term{class(classCaller), class(classPosixGroup), anyOf("gidNumber", gids...)})
 	}
-	if layers := l.layerNames(); len(layers) > 0 {
+	if layers := l.newLayers(); len(layers) > 0 {
 		terms = append(terms, Term{class(classLayer), anyOf("cn", layers...)})
 	}
 	if names := l.newProfiles(); len(names) > 0 {
@@ -451,30 +480,13 @@ func (l *lookup) second(ctx context.Context) error {
 	})
 }
 
-// layerNames are the layers of the levels found so far.
-func (l *lookup) layerNames() []string {
-	var names []string
-	seen := make(map[string]bool)
-	for _, f := range l.found {
-		for _, e := range f.levels {
-			for _, ref := range e.Attrs["levelfslayerref"] {
-				if _, name, ok := strings.Cut(ref, ":"); ok && ValidLayer(name) && !seen[name] {
-					seen[name] = true
-					names = append(names, name)
-				}
-			}
-		}
-	}
-	return names
-}
-
 // lateLevel asks for one level, and then for its layers.
 func (l *lookup) lateLevel(ctx context.Context, name string) error {
 	err := l.byName(ctx, classLevel, []string{name}, func(f *found, e Entry) { f.levels = append(f.levels, e) })
 	if err != nil {
 		return err
 	}
-	return l.byName(ctx, classLayer, l.layerNames(), func(f *found, e Entry) { f.layers = append(f.layers, e) })
+	return l.byName(ctx, classLayer, l.newLayers(), func(f *found, e Entry) { f.layers = append(f.layers, e) })
 }
 
 // maxNesting is how deep profiles may include each other, groups' profiles counted
@@ -651,15 +663,7 @@ func (l *lookup) decide(c Component) (trail []Rule, winner Rule, err error) {
 // order.
 func (l *lookup) said() (rules []Rule, err error) {
 	for i, f := range l.found {
-		for _, who := range []struct {
-			entries           []Entry
-			direct, byProfile string
-		}{
-			{f.users, RankUser, RankUserProfile},
-			{f.userGroups, RankUserGroup, RankUserGrProf},
-			{f.hosts, RankHost, RankHostProfile},
-			{f.hostGroups, RankHostGroup, RankHostGrProf},
-		} {
+		for _, who := range f.speakers() {
 			if rules, err = l.rules(rules, i, who.entries, who.direct, who.byProfile); err != nil {
 				return rules, err
 			}
@@ -745,10 +749,14 @@ func (l *lookup) rules(rules []Rule, source int, entries []Entry, direct, byProf
 			r.Rank, r.component, r.Level, r.Mandatory = direct, a.Component, a.Level, a.Mandatory
 			rules = append(rules, r)
 		}
-		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, a Assignment) {
-			r := rule
-			r.Rank, r.component, r.Level, r.Mandatory, r.Via = byProfile, a.Component, a.Level, a.Mandatory, via
-			rules = append(rules, r)
+		err = l.walkProfiles(e, nil, make(map[string]bool), func(via []string, profile Entry) error {
+			assignments, err := l.assignments(profile)
+			for _, a := range assignments {
+				r := rule
+				r.Rank, r.component, r.Level, r.Mandatory, r.Via = byProfile, a.Component, a.Level, a.Mandatory, via
+				rules = append(rules, r)
+			}
+			return err
 		})
 		if err != nil {
 			return rules, err
@@ -757,10 +765,9 @@ func (l *lookup) rules(rules []Rule, source int, entries []Entry, direct, byProf
 	return rules, nil
 }
 
-// walkProfiles calls say for each assignment of the component in the profiles
-// that e refers to, and in those that they include. A profile that is reached by
-// two ways speaks once.
-func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say func(via []string, a Assignment)) error {
+// walkProfiles calls visit for each of the profiles that e refers to, and for those that
+// they include. A profile that is reached by two ways speaks once.
+func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, visit func(via []string, profile Entry) error) error {
 	for _, name := range e.Attrs["levelfsprofileref"] {
 		if !validProfile(name) {
 			return e.invalid(attrProfileRef, name, "the name of a profile")
@@ -777,14 +784,10 @@ func (l *lookup) walkProfiles(e Entry, via []string, seen map[string]bool, say f
 		if !ok {
 			continue // a reference to nothing
 		}
-		assignments, err := l.assignments(profile)
-		if err != nil {
+		if err := visit(chain, profile); err != nil {
 			return err
 		}
-		for _, a := range assignments {
-			say(chain, a)
-		}
-		if err := l.walkProfiles(profile, chain, seen, say); err != nil {
+		if err := l.walkProfiles(profile, chain, seen, visit); err != nil {
 			return err
 		}
 	}

@@ -89,6 +89,6 @@ func attributes() []string {
 		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP",
 		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage", "levelfsManifest",
-		attrAssignment, attrMandatory, attrProfileRef,
+		attrAssignment, attrMandatory, attrProfileRef, attrCustomize, "levelfsKind",
 	}
 }

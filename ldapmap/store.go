@@ -90,4 +90,5 @@ const (
 	AttrAssignment = attrAssignment
 	AttrMandatory  = attrMandatory
 	AttrProfileRef = attrProfileRef
+	AttrCustomize  = attrCustomize
 )

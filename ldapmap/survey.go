@@ -12,6 +12,9 @@ import (
 type Survey struct {
 	Speakers []Speaker // the caller's own entries and its groups'
 	Verdicts []Verdict // by component
+	// Additions are what is added above levels of any component, in no particular order,
+	// but for what the components' own entries add. Layers are not looked at.
+	Additions []Addition
 }
 
 // A Speaker is an entry that speaks for a caller.
@@ -31,8 +34,7 @@ type Verdict struct {
 // rules, and would be beaten by each of them. The Survey is returned even with an error,
 // as far as it got.
 func (r *Resolver) Survey(ctx context.Context, host, user string) (*Survey, error) {
-	l := &lookup{query: Query{Host: host, User: user}, found: make([]found, len(r.Sources)), sources: r.Sources,
-		asked: make(map[string]bool), nested: make(map[string]bool)}
+	l := newLookup(Query{Host: host, User: user}, r.Sources)
 	s := new(Survey)
 	err := l.gather(ctx)
 	for i, f := range l.found {
@@ -60,7 +62,8 @@ func (r *Resolver) Survey(ctx context.Context, host, user string) (*Survey, erro
 		s.Verdicts = append(s.Verdicts, v)
 		rules = rules[n:]
 	}
-	return s, nil
+	s.Additions, err = l.additions()
+	return s, err
 }
 
 // byComponent are the rules that name a level, those of each component in their order.

@@ -42,7 +42,7 @@ func (r *Resolver) Tree(ctx context.Context, host, user string) (entries []TreeE
 	if !ValidUser(user) {
 		return nil, false, fmt.Errorf("invalid user name %q", user)
 	}
-	l := &lookup{query: Query{Host: host, User: user}, found: make([]found, len(r.Sources)), sources: r.Sources, asked: make(map[string]bool), nested: make(map[string]bool)}
+	l := newLookup(Query{Host: host, User: user}, r.Sources)
 	if err := l.gather(ctx); err != nil {
 		return nil, false, err
 	}
@@ -97,6 +97,7 @@ type tree struct {
 func (t *tree) of(name string) *lookup {
 	one := *t.lookup
 	one.query.Key = Key{Component: name}
+	one.askedLayers = make(map[string]bool)
 	one.found = slices.Clone(t.found)
 	for i, f := range t.about[name] {
 		one.found[i].components, one.found[i].levels = f.components, f.levels
@@ -217,7 +218,7 @@ func (t *tree) fetchLayers(ctx context.Context, entries []TreeEntry) error {
 	names := make(map[string]bool)
 	for _, e := range entries {
 		if e.Err == nil {
-			for _, name := range e.Resolution.Level.Layers {
+			for _, name := range t.of(e.Component).newLayers() {
 				names[name] = true
 			}
 		}
@@ -239,13 +240,15 @@ func (t *tree) fetchLayers(ctx context.Context, entries []TreeEntry) error {
 }
 
 func (t *tree) addLayers(r *Resolution) error {
-	for _, name := range r.Level.Layers {
-		one := &lookup{found: t.layers[name]}
-		layer, err := one.layer(name, r.Level.DN)
-		if err != nil {
-			return err
+	l := t.of(r.Component.Name)
+	for _, name := range l.newLayers() {
+		for i, f := range t.layers[name] {
+			l.found[i].layers = append(l.found[i].layers, f.layers...)
 		}
-		r.Layers = append(r.Layers, layer)
 	}
-	return r.Level.checkSeal(r.Layers)
+	if err := l.above(r); err != nil {
+		return err
+	}
+	r.Additions = nil // nor is there a trail
+	return l.delivered(r)
 }

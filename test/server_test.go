@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -75,6 +76,7 @@ cn: eds
 uniqueMember: UID=Eve, OU=People, DC=Example, DC=Org
 uniqueMember: cn=lnx03,ou=hosts,dc=example,dc=org
 levelfsAssignment: emacs=30.1-1
+levelfsCustomize: emacs=20:emacs-eds
 
 dn: cn=anns,ou=groups,dc=example,dc=org
 objectClass: posixGroup
@@ -83,6 +85,8 @@ cn: anns
 gidNumber: 2001
 memberUid: ann
 levelfsProfileRef: old
+levelfsCustomize: emacs=30:emacs-anns
+levelfsCustomize: gcc=30:gcc-anns
 
 dn: cn=bobs,ou=groups,dc=example,dc=org
 objectClass: posixGroup
@@ -90,6 +94,7 @@ objectClass: levelfsCaller
 cn: bobs
 gidNumber: 2002
 levelfsAssignment: emacs=30.1-1
+levelfsCustomize: emacs=30:emacs-bobs
 
 dn: cn=net,ou=groups,dc=example,dc=org
 objectClass: nisNetgroup
@@ -98,6 +103,7 @@ cn: net
 nisNetgroupTriple: (lnx05,,)
 memberNisNetgroup: inner
 levelfsAssignment: emacs=31~rc1
+levelfsCustomize: emacs=20:emacs-net
 
 dn: cn=inner,ou=groups,dc=example,dc=org
 objectClass: nisNetgroup
@@ -127,10 +133,21 @@ func serverInventory() testenv.Inventory {
 		testenv.Caller{Name: "lost", Profiles: []string{"nosuch"}},
 		testenv.Caller{Name: "drafty", Assign: []string{"gcc=14"}},
 		testenv.Caller{Name: "retiring", Assign: []string{"gcc=12"}},
+		// Two layers with one number, and one of another kind.
+		testenv.Caller{Name: "clashing", Customize: []string{"emacs=10:emacs-lnx03", "emacs=10:emacs-lnx04"}},
+		testenv.Caller{Name: "crooked", Profiles: []string{"crooked"}},
 	)
+	inv.Hosts[1].Customize = []string{"emacs=10:emacs-lnx03"}
+	for name, kind := range map[string]string{"emacs-site": "site", "emacs-ring": "site", "emacs-lnx03": "host", "emacs-lnx04": "host",
+		"emacs-eds": "group", "emacs-anns": "group", "gcc-anns": "group", "emacs-bobs": "group", "emacs-net": "group"} {
+		inv.Layers = append(inv.Layers, fakeLayer(name).As(kind))
+	}
+	inv.Components[0].Customize = []string{"emacs=50:emacs-site"}
+	inv.Profiles[0].Customize = []string{"emacs=40:emacs-ring", "emacs=40:emacs-lnx04"}
 	inv.Profiles = append(inv.Profiles,
 		testenv.Caller{Name: "ring1", Profiles: []string{"ring2"}},
 		testenv.Caller{Name: "ring2", Profiles: []string{"ring1"}, Assign: []string{"emacs=30.1-1"}},
+		testenv.Caller{Name: "crooked", Customize: []string{"emacs=10:emacs-eds"}},
 	)
 	gcc := component("gcc", "13", "12", "13", "14")
 	for i, state := range []string{"retired", "released", "draft"} {
@@ -290,14 +307,19 @@ func treeAnswer(t *testing.T, s ldapmap.Source, user string) string {
 	text := fmt.Sprintf("known %v\n", known)
 	for _, e := range entries {
 		single, err := r.Resolve(t.Context(), ldapmap.Query{Key: ldapmap.Key{Component: e.Component}, Host: "lnx01", User: user})
-		if fmt.Sprint(err) != fmt.Sprint(e.Err) || err == nil && (single.Key() != e.Resolution.Key() || len(single.Layers) != len(e.Resolution.Layers)) {
+		if fmt.Sprint(err) != fmt.Sprint(e.Err) || err == nil && (single.Key() != e.Resolution.Key() || len(single.Layers) != len(e.Resolution.Layers) ||
+			!reflect.DeepEqual(single.Above, e.Resolution.Above)) {
 			t.Errorf("%s: %s of %s: alone %+v, %v; in the tree %+v, %v", s.Name(), e.Component, user, single, err, e.Resolution, e.Err)
 		}
 		if e.Err != nil {
 			text += e.Err.Error() + "\n"
 			continue
 		}
-		text += e.Resolution.Level.Name + "\n"
+		text += e.Resolution.Level.Name
+		for _, l := range e.Resolution.Above {
+			text += " " + l.Name
+		}
+		text += "\n"
 	}
 	return strings.ReplaceAll(text, s.Name(), "SOURCE")
 }
@@ -307,7 +329,7 @@ func questions(t *testing.T) []ldapmap.Query {
 	t.Helper()
 	hosts := []string{
 		"lnx01", "LNX01", "lnx01.example.org", "lnx02", "lnx03", "lnx03.example.org", "lnx04", "lnx05", "lnx06",
-		"forced", "torn", "lost", "drafty", "retiring", "unknown",
+		"clashing", "crooked", "forced", "torn", "lost", "drafty", "retiring", "unknown",
 	}
 	users := []string{"", "rob", "ROB", "ann", "bob", "eve", "nobody"}
 	keys := []string{"emacs", "EMACS", "emacs@30.1-1", "emacs@31~RC1", "gcc", "gcc@14", "gcc@12", "nightly", "nightly@1-59", "vi"}

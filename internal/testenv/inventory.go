@@ -28,6 +28,7 @@ type Component struct {
 	MountPoint string
 	Private    string
 	XIP        string
+	Customize  []string // COMPONENT=NN:LAYER
 	Levels     []Level
 }
 
@@ -45,15 +46,23 @@ type Layer struct {
 	Images                     []string
 	Segments                   []string
 	Manifest                   string
+	Kind                       string // of a customisation layer
+}
+
+// As is the layer as one of a kind.
+func (l Layer) As(kind string) Layer {
+	l.Kind = kind
+	return l
 }
 
 // A Caller is a host, a user, a group or a profile.
 type Caller struct {
-	Name     string
-	Assign   []string // COMPONENT=LEVEL
-	Profiles []string
-	Members  []string // groups: names of hosts; a group needs one of these or of the next
-	Users    []string // groups: names of users
+	Name      string
+	Assign    []string // COMPONENT=LEVEL
+	Customize []string // COMPONENT=NN:LAYER
+	Profiles  []string
+	Members   []string // groups: names of hosts; a group needs one of these or of the next
+	Users     []string // groups: names of users
 }
 
 // HostDN is the DN of the host's entry.
@@ -93,6 +102,7 @@ func (inv Inventory) LDIF() string {
 		w.values("levelfsDigest", l.Digest)
 		w.values("levelfsUUID", l.UUID)
 		w.values("levelfsManifest", l.Manifest)
+		w.values("levelfsKind", l.Kind)
 		if l.Size != 0 {
 			w.values("levelfsSize", strconv.FormatInt(l.Size, 10))
 		}
@@ -105,6 +115,7 @@ func (inv Inventory) LDIF() string {
 		w.values("levelfsMountPoint", c.MountPoint)
 		w.values("levelfsPrivate", c.Private)
 		w.values("levelfsXIP", c.XIP)
+		w.values("levelfsCustomize", c.Customize...)
 		for _, l := range c.Levels {
 			w.entry(LevelDN(c.Name, l.Name), "objectClass: levelfsLevel", "cn: "+c.Name+"@"+l.Name)
 			w.values("levelfsState", l.State)
@@ -171,5 +182,6 @@ func (w *ldifWriter) values(attr string, values ...string) {
 
 func (w *ldifWriter) caller(c Caller) {
 	w.values("levelfsAssignment", c.Assign...)
+	w.values("levelfsCustomize", c.Customize...)
 	w.values("levelfsProfileRef", c.Profiles...)
 }
