@@ -185,7 +185,7 @@ func (x *execution) step(ctx context.Context, s Step) error {
 	case OpEmpty:
 		return os.Mkdir(s.Target, 0o755)
 	case OpPrivate:
-		return makePrivate(p.staged(p.Layers[0]), p.upper(), p.work(), p.Private.Owner)
+		return makePrivate(p.staged(p.root()), p.upper(), p.work(), p.Private.Owner)
 	case OpRecord:
 		return x.record(s.Target)
 	case OpOverlay:

@@ -23,6 +23,18 @@ type BaseLayer struct {
 	Name   string `json:"name"`
 	Digest string `json:"digest,omitempty"`
 	UUID   string `json:"uuid,omitempty"` // of the file system, which overlayfs notes on what it copies up
+	Kind   string `json:"kind,omitempty"` // of a layer that was added above the level; see [Layer]
+}
+
+// Above are the names of the layers that were added above the level, topmost first.
+func (b Base) Above() []string {
+	var names []string
+	for _, l := range b.Layers {
+		if l.Kind != "" {
+			names = append(names, l.Name)
+		}
+	}
+	return names
 }
 
 // The private layer's file bases has what its file level said before each change,
@@ -98,6 +110,8 @@ func parseBases(text string) ([]Base, error) {
 			bases[last].Level = words[1]
 		case len(words) == 4 && words[0] == "layer" && last >= 0:
 			bases[last].Layers = append(bases[last].Layers, BaseLayer{Name: words[1], Digest: orEmpty(words[2]), UUID: orEmpty(words[3])})
+		case len(words) == 5 && words[0] == "above" && last >= 0:
+			bases[last].Layers = append(bases[last].Layers, BaseLayer{Name: words[2], Digest: orEmpty(words[3]), UUID: orEmpty(words[4]), Kind: words[1]})
 		default:
 			return nil, fmt.Errorf("%q is no line of a record", strings.TrimSuffix(line, "\n"))
 		}

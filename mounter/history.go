@@ -37,7 +37,7 @@ func History(dir string) ([]Period, error) {
 	for line := range strings.Lines(string(text)) {
 		// What a crash left of a line is none.
 		if one, ok := parsePeriod(line); ok {
-			periods = append(periods, one)
+			periods = addPeriod(periods, one)
 		}
 	}
 	now, err := p.period()
@@ -47,13 +47,17 @@ func History(dir string) ([]Period, error) {
 	if err != nil {
 		return nil, err
 	}
-	if n := len(periods); n > 0 && periods[n-1].equal(now) { // its end was noted, but it went on
-		return periods, nil
-	}
-	return append(periods, now), nil
+	return addPeriod(periods, now), nil
 }
 
-func (a Period) equal(b Period) bool { return a.Level == b.Level && a.Since.Equal(b.Since) }
+// addPeriod adds a period that is not just more of the last one: its end may have been
+// noted although it went on, or only what lies above the level has changed.
+func addPeriod(periods []Period, p Period) []Period {
+	if n := len(periods); n > 0 && periods[n-1].Level == p.Level {
+		return periods
+	}
+	return append(periods, p)
+}
 
 func (a Period) String() string {
 	return fmt.Sprintf("%s %s\n", a.Since.UTC().Format(time.RFC3339Nano), a.Level)

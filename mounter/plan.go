@@ -62,6 +62,9 @@ type Layer struct {
 	Digest string `json:"digest,omitempty"` // "sha256:…" of the image; empty for dir
 	Size   int64  `json:"size,omitempty"`   // bytes; 0: not checked
 	UUID   string `json:"uuid,omitempty"`   // of the file system; empty: not checked
+	// Kind is empty for a layer of the level, and says for one that is added above it on
+	// whose part: site, group, host or user.
+	Kind string `json:"kind,omitempty"`
 	// Dir and Path locate the image file or the directory: Path is relative to Dir
 	// and is opened so that no symbolic link leads out of it.
 	Dir  string `json:"dir"`
@@ -90,13 +93,22 @@ func (l Layer) Choice() string {
 // File is the absolute path of the layer's image file or directory, "" if it has none.
 func (l Layer) File() string { return filepath.Join(l.Dir, l.Path) }
 
-// mountName is how the layer's mount is called on the stage, and therefore in the
-// view's line in /proc/self/mountinfo: name and content in one word.
-func (l Layer) mountName() string {
+// Content is name and content in one word: wherever the layer is mounted from.
+func (l Layer) Content() string {
 	if l.FSType == "dir" {
 		return l.Name + "@dir"
 	}
-	name := l.Name + "@" + strings.TrimPrefix(l.Digest, "sha256:")[:12]
+	return l.Name + "@" + strings.TrimPrefix(l.Digest, "sha256:")[:12]
+}
+
+// mountName is how the layer's mount is called on the stage, and therefore in the
+// view's line in /proc/self/mountinfo: name and content in one word, with its kind and
+// the device that it is on.
+func (l Layer) mountName() string {
+	name := l.Content()
+	if l.Kind != "" {
+		name += "~" + l.Kind
+	}
 	if l.chosen != nil {
 		name += "+" + string(l.chosen.Kind) + "." + plainName(l.chosen.Name)
 	}
@@ -135,7 +147,7 @@ type Private struct {
 	Dir       string `json:"dir,omitempty"`       // absolute; empty if ephemeral
 	Ephemeral bool   `json:"ephemeral,omitempty"` // in memory, gone with the view
 	// Owner is the user whose it is, and who has it and the view for himself, or nil:
-	// then the view is whose the topmost layer is.
+	// then the view is whose the level's topmost layer is.
 	Owner *Owner `json:"owner,omitempty"`
 }
 
@@ -347,7 +359,7 @@ func (p *Plan) steps() []Step {
 		add(OpEmpty, -1, "", p.empty())
 	}
 	if p.Private != nil {
-		add(OpPrivate, -1, p.staged(p.Layers[0]), p.upper())
+		add(OpPrivate, -1, p.staged(p.root()), p.upper())
 	}
 	if p.Replaces != nil && p.Private != nil {
 		add(OpFreeze, -1, "", p.Target)
@@ -364,6 +376,12 @@ func (p *Plan) steps() []Step {
 		add(OpAlso, -1, p.Target, target)
 	}
 	return steps
+}
+
+// root is the layer whose root directory the view's own is made after: the topmost of the
+// level, whatever is added above it when the private layer is made.
+func (p *Plan) root() Layer {
+	return p.Layers[max(0, slices.IndexFunc(p.Layers, func(l Layer) bool { return l.Kind == "" }))]
 }
 
 // staged is where the layer is mounted while the overlay is made.

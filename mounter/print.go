@@ -99,18 +99,16 @@ func (p *Plan) commands(s Step) []string {
 				" && chown --reference=" + quote(s.Path) + " " + quote(s.Target) + "; }",
 		}
 	case OpRecord:
-		words := []string{"printf '%s\\n'"}
-		for line := range strings.Lines(p.levelRecord()) {
-			words = append(words, quote(strings.TrimSuffix(line, "\n")))
-		}
-		record, file := strings.Join(words, " "), quote(s.Target)
+		record, file := printLines(p.levelRecord()), quote(s.Target)
 		keep := "test ! -e " + file + " || cp -p " + file + " " + quote(p.Private.before())
 		if !p.Released {
 			return []string{keep, record + " >" + file}
 		}
 		return []string{
-			// A released level is the same for ever: if it is recorded, it is this one.
-			"test -z \"$(grep -sx " + quote("level "+p.Name) + " " + file + ")\" || " + record + " | cmp - " + file,
+			// A released level is the same for ever: if it is recorded, it is this one. What
+			// lies above it may have changed.
+			"test -z \"$(grep -sx " + quote("level "+p.Name) + " " + file + ")\" || " +
+				"test \"$(grep -v '^above ' " + file + ")\" = \"$(" + printLines(delivered(p.levelRecord())) + ")\"",
 			keep,
 			record + " >" + file,
 		}
@@ -133,6 +131,15 @@ func (p *Plan) commands(s Step) []string {
 		return []string{"umount -R " + quote(s.Target)}
 	}
 	return nil
+}
+
+// printLines is the command that prints a text.
+func printLines(text string) string {
+	words := []string{"printf '%s\\n'"}
+	for line := range strings.Lines(text) {
+		words = append(words, quote(strings.TrimSuffix(line, "\n")))
+	}
+	return strings.Join(words, " ")
 }
 
 // typedOptions is everything that mount(8) needs after -o for the overlay.

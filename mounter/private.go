@@ -340,11 +340,16 @@ func (e *OwnerError) Error() string {
 
 // levelRecord is the content of the private layer's file level: the base that its
 // copied-up files came from, a line for the level and one for each layer, topmost
-// first: name, digest and file system UUID, "-" for what there is not.
+// first: name, digest and file system UUID, "-" for what there is not. Layers that are
+// added above the level have lines of their own, with their kinds.
 func (p *Plan) levelRecord() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "level %s\n", p.Name)
 	for _, l := range p.Layers {
+		if l.Kind != "" {
+			fmt.Fprintf(&b, "above %s %s %s %s\n", l.Kind, l.Name, cmp.Or(l.Digest, "-"), cmp.Or(l.UUID, "-"))
+			continue
+		}
 		fmt.Fprintf(&b, "layer %s %s %s\n", l.Name, cmp.Or(l.Digest, "-"), cmp.Or(l.UUID, "-"))
 	}
 	return b.String()
@@ -363,6 +368,18 @@ func (e *ChangedError) Error() string {
 	return fmt.Sprintf("released level %s was changed: it had %s, and the inventory now says %s", e.Level, lines(e.Was), lines(e.Is))
 }
 
+// delivered is what a record says of the level itself, which is the same for ever, without
+// what was added above it for one caller or another.
+func delivered(record string) string {
+	var b strings.Builder
+	for line := range strings.Lines(record) {
+		if !strings.HasPrefix(line, "above ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
 // record writes down the level that the private layer comes under, before anything
 // can be copied up from it. If the view is not mounted after all, the old record
 // comes back; after a crash the level that was being mounted stays recorded.
@@ -375,8 +392,8 @@ func (x *execution) record(path string) error {
 	if string(old) == record {
 		return nil
 	}
-	if x.plan.Released && strings.HasPrefix(string(old), "level "+x.plan.Name+"\n") {
-		return &ChangedError{Level: x.plan.Name, Was: string(old), Is: record}
+	if was, is := delivered(string(old)), delivered(record); x.plan.Released && recordedLevel(was) == x.plan.Name && was != is {
+		return &ChangedError{Level: x.plan.Name, Was: was, Is: is}
 	}
 	if err != nil {
 		x.onFailure(func() error { return os.Remove(path) })

@@ -126,6 +126,34 @@ func viewsOf(infos []*mountinfo.Info) []View {
 	return views
 }
 
+// Above are the contents of the layers above those of the level, topmost first, as
+// [Layer.Content] has them.
+func (v View) Above() []string {
+	var above []string
+	for _, mount := range v.Layers {
+		if content, kind := splitMount(mount); kind != "" {
+			above = append(above, content)
+		}
+	}
+	return above
+}
+
+// KindOf is the kind of a layer that is added above the level, by the layer's mount as a
+// [View] names it; "" for one of the level.
+func KindOf(mount string) string {
+	_, kind := splitMount(mount)
+	return kind
+}
+
+// splitMount takes the name of a layer's mount apart. A layer's name may have any of the
+// signs but the first.
+func splitMount(mount string) (content, kind string) {
+	name, rest, _ := strings.Cut(mount, "@")
+	rest, _, _ = strings.Cut(rest, "+")
+	rest, kind, _ = strings.Cut(rest, "~")
+	return name + "@" + rest, kind
+}
+
 // Flags are the view's mount flags, for a view that is to take its place.
 func (v View) Flags() []string {
 	var flags []string

@@ -40,14 +40,19 @@ func (r *rig) level(name string, layers ...testenv.Layer) {
 	r.levelWith(testenv.Component{Name: "emacs", Default: name}, layers...)
 }
 
-// levelWith is level with more of the component given.
+// levelWith is level with more of the component given. Layers that are the site's lie above
+// the level.
 func (r *rig) levelWith(c testenv.Component, layers ...testenv.Layer) {
 	r.t.Helper()
 	level := testenv.Level{Name: c.Default}
 	unique := make(map[string]testenv.Layer)
-	for _, l := range layers {
-		level.Layers = append(level.Layers, l.Name)
+	for i, l := range layers {
 		unique[l.Name] = l
+		if l.Kind != "" {
+			c.Customize = append(c.Customize, fmt.Sprintf("%s=%02d:%s", c.Name, i, l.Name))
+			continue
+		}
+		level.Layers = append(level.Layers, l.Name)
 	}
 	c.Levels = []testenv.Level{level}
 	inv := testenv.Inventory{Components: []testenv.Component{c}}

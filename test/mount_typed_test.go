@@ -41,6 +41,10 @@ func TestMountTyped(t *testing.T) {
 					r.Store.Directory("four", testenv.Files{"d/four": "four"}),
 				}
 				tree := map[string]string{"file": "one", "d/one": "one", "d/two": "two", "d/three": "three", "d/four": "four"}
+				if policy == "persistent" { // with the site's above them
+					layers = append([]testenv.Layer{r.Store.Erofs("site", testenv.Files{"file": "site"}).As("site")}, layers...)
+					tree["file"] = "site"
+				}
 				if policy == "none" { // a single layer, for which the plan has a second
 					layers, tree = layers[:1], map[string]string{"file": "one", "d/one": "one"}
 				}

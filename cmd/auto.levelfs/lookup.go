@@ -132,12 +132,12 @@ func lookUp(c *config.Config, program string, key ldapmap.Key) (line string, war
 	if down != nil {
 		return d.lastLevel(who, key, down)
 	}
-	level := r.Key()
+	a := cache.AnswerOf(r)
 	err = d.store.SaveLevel(r)
 	if key.Level == "" {
-		err = errors.Join(err, d.store.SaveAnswer(who.name(), level))
+		err = errors.Join(err, d.store.SaveAnswer(who.name(), a))
 	}
-	return format(who, key, level), cacheWarning(err), nil
+	return format(who, key, a), cacheWarning(err), nil
 }
 
 // callerOf is whose level the map program gives.
@@ -159,13 +159,16 @@ func callerOf(c *config.Config, program string) (who caller, err error) {
 
 // lastLevel answers from the cache when no server does.
 func (d desk) lastLevel(who caller, key ldapmap.Key, down error) (line string, warnings []string, err error) {
-	level, when := key, time.Time{}
+	a, when := cache.Answer{Level: key}, time.Time{}
 	if key.Level == "" {
-		if level, when, err = d.store.Answer(who.name(), key.Component); err != nil {
+		if a, when, err = d.store.Answer(who.name(), key.Component); err != nil {
 			return "", nil, fmt.Errorf("%w; and %w", down, err)
 		}
 	}
-	if _, defined, err := d.store.Level(level.String()); err != nil {
+	if _, _, err := d.store.Above(a.Above); err != nil {
+		return "", nil, fmt.Errorf("%w; and %w", down, err)
+	}
+	if _, defined, err := d.store.Level(a.Level.String()); err != nil {
 		return "", nil, fmt.Errorf("%w; and %w", down, err)
 	} else if when.IsZero() {
 		when = defined
@@ -173,8 +176,8 @@ func (d desk) lastLevel(who caller, key ldapmap.Key, down error) (line string, w
 	if err := d.tooOld(when, down); err != nil {
 		return "", nil, err
 	}
-	return format(who, key, level), []string{fmt.Sprintf("%s; giving %s, the last known level of %s",
-		oneLine(down), level, when.UTC().Format(time.RFC3339))}, nil
+	return format(who, key, a), []string{fmt.Sprintf("%s; giving %s, the last known level of %s",
+		oneLine(down), a.Level, when.UTC().Format(time.RFC3339))}, nil
 }
 
 // lookUpTree answers a key of the users' tree.
@@ -200,14 +203,14 @@ func lookUpTree(c *config.Config, user string) (line string, warnings []string, 
 		return "", nil, err
 	}
 	if down != nil {
-		levels, when, err := d.store.Tree(who.name())
+		answers, when, err := d.store.Tree(who.name())
 		if err != nil {
 			return "", nil, fmt.Errorf("%w; and %w", down, err)
 		}
 		if err := d.tooOld(when, down); err != nil {
 			return "", nil, err
 		}
-		return formatTree(who, levels), []string{fmt.Sprintf("%s; giving the last known levels of %s",
+		return formatTree(who, answers), []string{fmt.Sprintf("%s; giving the last known levels of %s",
 			oneLine(down), when.UTC().Format(time.RFC3339))}, nil
 	}
 	if !known && who.account == nil {
@@ -215,43 +218,51 @@ func lookUpTree(c *config.Config, user string) (line string, warnings []string, 
 			return "", nil, fmt.Errorf("user %q is neither in the inventory nor in /etc/passwd", user)
 		}
 	}
-	var levels []ldapmap.Key
+	var answers []cache.Answer
 	var definitions []*ldapmap.Resolution
 	for _, e := range entries {
 		if e.Err != nil {
 			warnings = append(warnings, fmt.Sprintf("user %s: %s is left out: %s", user, e.Component, oneLine(e.Err)))
 			continue
 		}
-		levels = append(levels, e.Resolution.Key())
+		answers = append(answers, cache.AnswerOf(e.Resolution))
 		definitions = append(definitions, e.Resolution)
 	}
-	if len(levels) == 0 {
+	if len(answers) == 0 {
 		return "", warnings, fmt.Errorf("user %q has no level of any component", user)
 	}
 	// Without a server all of the tree can be mounted, not only what was before.
-	err = errors.Join(d.store.SaveTree(who.name(), levels), d.store.SaveMissingLevels(definitions))
-	return formatTree(who, levels), slices.Concat(warnings, cacheWarning(err)), nil
+	err = errors.Join(d.store.SaveTree(who.name(), answers), d.store.SaveMissingLevels(definitions))
+	return formatTree(who, answers), slices.Concat(warnings, cacheWarning(err)), nil
 }
 
 // format is the map line. All of it has passed a whitelist, so that nothing needs
 // quoting.
-func format(who caller, asked, given ldapmap.Key) string {
+func format(who caller, asked ldapmap.Key, given cache.Answer) string {
 	access := "rw"
 	if asked.Level != "" {
 		access = "ro"
 	}
-	return fmt.Sprintf("-fstype=levelfs,%s%s :%s\n", access, who.options(), given)
+	return fmt.Sprintf("-fstype=levelfs,%s%s%s :%s\n", access, who.options(), above(given), given.Level)
+}
+
+// above is the option that names the customisation layers above the level, topmost first.
+func above(given cache.Answer) string {
+	if len(given.Above) == 0 {
+		return ""
+	}
+	return ",above=" + strings.Join(given.Above, ":")
 }
 
 // formatTree is the map line of a user: an offset for each component, which automount
 // mounts when it is entered.
-func formatTree(who caller, levels []ldapmap.Key) string {
+func formatTree(who caller, answers []cache.Answer) string {
 	var line strings.Builder
-	for i, level := range levels {
+	for i, a := range answers {
 		if i > 0 {
 			line.WriteByte(' ')
 		}
-		fmt.Fprintf(&line, "/%s -fstype=levelfs,rw%s :%s", level.Component, who.options(), level)
+		fmt.Fprintf(&line, "/%s -fstype=levelfs,rw%s%s :%s", a.Level.Component, who.options(), above(a), a.Level)
 	}
 	line.WriteByte('\n')
 	return line.String()

@@ -128,11 +128,12 @@ func otherLevel(ctx context.Context, p *private.Layer, inv *inventory.Inventory,
 	}
 	ctx, cancel := lookupContext(ctx)
 	defer cancel()
-	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host, User: o.user})
+	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host, User: o.user, Customized: true})
 	if err != nil {
 		return mounter.Base{}, err
 	}
 	p.Learn(r.Layers)
+	p.Learn(r.Above)
 	return private.Base(r), nil
 }
 
@@ -160,9 +161,15 @@ func openPrivate(ctx context.Context, component, user string, log *logrus.Logger
 		return nil, nil, err
 	}
 	var missing []string
+	store := cache.Cache{Dir: c.CacheDir()}
 	for _, b := range p.Bases {
-		if r, _, err := (cache.Cache{Dir: c.CacheDir()}).Level(b.Level); err == nil {
+		if r, _, err := store.Level(b.Level); err == nil {
 			p.Learn(r.Layers)
+		}
+		for _, name := range b.Above() {
+			if layers, _, err := store.Above([]string{name}); err == nil {
+				p.Learn(layers)
+			}
 		}
 	}
 	for _, b := range p.Bases {

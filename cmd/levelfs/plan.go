@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,7 +35,8 @@ why it won or lost, the layers, and the exact steps of the mount as commands tha
 could be typed. Nothing is mounted or written. It needs no privilege beyond
 reading the inventory.
 
-KEY is COMPONENT, or COMPONENT@LEVEL for that level, read-only.
+KEY is COMPONENT, or COMPONENT@LEVEL for that level as it was delivered, read-only:
+without the layers that the site, groups, the host and the user have above it.
 
 With --all-hosts it is shown how many callers run which level of a component, and with
 --if what another change would come to: how many would change from which level to
@@ -154,6 +156,17 @@ func (r *planReport) write(out io.Writer) error {
 			fmt.Fprintf(w, "  %s %s\t%s\t%s\t%s\t%s\n", mark, rule.Rank, orDash(rule.Level), rule.Reason, where, rule.Source)
 		}
 	}
+	if len(r.Resolution.Additions) > 0 {
+		fmt.Fprintf(w, "\nLayers above the level, topmost first:\n")
+		for _, a := range r.Resolution.Additions {
+			mark := "-"
+			if a.Used {
+				mark = "*"
+			}
+			where := strings.Join(append([]string{a.DN}, a.Via...), " -> ")
+			fmt.Fprintf(w, "  %s %s\t%02d:%s\t%s\t%s\t%s\n", mark, a.Rank, a.Order, a.Layer, orDash(a.Reason), where, a.Source)
+		}
+	}
 	if r.Plan == nil {
 		return w.Flush()
 	}
@@ -170,7 +183,7 @@ func (r *planReport) write(out io.Writer) error {
 		case l.Why != "":
 			from += " (" + l.Why + ")"
 		}
-		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.FSType, size, orDash(l.File()), orDash(l.Digest), from)
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, cmp.Or(l.Kind, ldapmap.KindVendor), l.FSType, size, orDash(l.File()), orDash(l.Digest), from)
 	}
 	private := "none: the view is read-only"
 	if p := r.Plan.Private; p != nil && p.Ephemeral {

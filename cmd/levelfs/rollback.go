@@ -57,9 +57,18 @@ func runRollback(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Lo
 	if err != nil {
 		return err
 	}
-	periods, err := mounter.History(privateOf(s.config, views, component, o.user))
+	dir := privateOf(s.config, views, component, o.user)
+	periods, err := mounter.History(dir)
 	if err != nil {
 		return err
+	}
+	bases, err := mounter.Bases(dir)
+	if err != nil {
+		return err
+	}
+	var above []string
+	if len(bases) > 0 {
+		above = bases[len(bases)-1].Above()
 	}
 	var reports []switchReport
 	var errs []error
@@ -67,7 +76,7 @@ func runRollback(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Lo
 		key, err := before(periods, v)
 		var r *ldapmap.Resolution
 		if err == nil {
-			r, err = s.known(cmd.Context(), key, o.user)
+			r, err = s.known(cmd.Context(), key, o.user, above)
 		}
 		if err != nil {
 			errs = append(errs, err)

@@ -51,14 +51,18 @@ EXIT STATUS
 
 // A viewStatus is one line of status.
 type viewStatus struct {
-	Target       string    `json:"target"`
-	Key          string    `json:"key"`              // the component, or the level if it was asked for by name
-	User         string    `json:"user,omitempty"`   // whose view it is; empty: the host's
-	Mounted      string    `json:"mounted"`          // level
-	Wanted       string    `json:"wanted,omitempty"` // level; empty if it is not known
-	Differs      bool      `json:"differs"`          // wanted is known, and another
-	Layers       []string  `json:"layers"`           // topmost first
-	XIP          string    `json:"xip,omitempty"`    // of layers in shared memory: active, partial (…) or off (…)
+	Target  string `json:"target"`
+	Key     string `json:"key"`              // the component, or the level if it was asked for by name
+	User    string `json:"user,omitempty"`   // whose view it is; empty: the host's
+	Mounted string `json:"mounted"`          // level
+	Wanted  string `json:"wanted,omitempty"` // level; empty if it is not known
+	Differs bool   `json:"differs"`          // wanted is known, and another, or has other layers above it
+	// Above are the layers above those of the level, topmost first, and WantedAbove those
+	// that are wanted, each NAME@CONTENT.
+	Above        []string  `json:"above,omitempty"`
+	WantedAbove  []string  `json:"wantedAbove,omitempty"`
+	Layers       []string  `json:"layers"`        // topmost first
+	XIP          string    `json:"xip,omitempty"` // of layers in shared memory: active, partial (…) or off (…)
 	ReadOnly     bool      `json:"readOnly"`
 	Private      string    `json:"private,omitempty"`      // the private layer's upper directory
 	PrivateBytes int64     `json:"privateBytes,omitempty"` // -1 if it is not known
@@ -92,14 +96,14 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 		s := viewStatus{
 			Target: v.Target, Key: component, User: view.UserOf(c, v), Mounted: v.Name, Layers: v.Layers,
 			ReadOnly: v.ReadOnly, Private: v.Upper, Since: v.Since(c.RunDir()),
-			Heal: interrupted[v.ID],
+			Heal: interrupted[v.ID], Above: v.Above(),
 		}
 		if view.Pinned(v) {
 			s.Key, s.Wanted = v.Name, v.Name
-		} else {
-			s.Wanted = wanted[asker{s.User, component}]
+		} else if r := wanted[asker{s.User, component}]; r != nil {
+			s.Wanted, s.WantedAbove = r.Level.Name, view.Above(r)
 		}
-		s.Differs = s.Wanted != "" && s.Wanted != s.Mounted
+		s.Differs = s.Wanted != "" && (s.Wanted != s.Mounted || !slices.Equal(s.Above, s.WantedAbove))
 		if v.Upper != "" {
 			if s.PrivateBytes, err = treeSize(ctx, v.Upper); err != nil {
 				s.PrivateBytes = -1
@@ -146,9 +150,10 @@ func inPlace(ctx context.Context, v mounter.View, log *logrus.Logger) string {
 // An asker is a component and the user whose level of it is asked for, or the host's.
 type asker struct{ user, component string }
 
-// wantedLevels asks the inventory once for each caller's component that is mounted.
-func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) map[asker]string {
-	wanted := make(map[asker]string)
+// wantedLevels asks the inventory once for each caller's component that is mounted; nil is
+// what it did not say.
+func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) map[asker]*ldapmap.Resolution {
+	wanted := make(map[asker]*ldapmap.Resolution)
 	if len(views) == 0 {
 		return wanted
 	}
@@ -172,14 +177,14 @@ func wantedLevels(ctx context.Context, c *config.Config, views []mounter.View, l
 		r, err := inv.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: host, User: who.user})
 		if err != nil {
 			log.Warn(err)
-			wanted[who] = ""
+			wanted[who] = nil
 			var down *ldapmap.UnavailableError
 			if errors.As(err, &down) {
 				return wanted // once is enough to wait
 			}
 			continue
 		}
-		wanted[who] = r.Level.Name
+		wanted[who] = r
 	}
 	return wanted
 }
@@ -228,6 +233,8 @@ func writeStatus(out io.Writer, statuses []viewStatus) error {
 		switch {
 		case s.Wanted == "":
 			wanted = "?"
+		case s.Wanted == s.Mounted && s.Differs:
+			wanted = "= with other layers"
 		case s.Differs:
 			wanted = s.Wanted
 		}

@@ -221,24 +221,29 @@ func runSwitch(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Logg
 	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
 }
 
-// resolve asks the inventory which level it is, and what that is made of.
+// resolve asks the inventory which level it is, and what that is made of, with what lies
+// above it for the caller: also where the level is named, since the view stays his.
 func (s *switcher) resolve(ctx context.Context, key ldapmap.Key, user string) (*ldapmap.Resolution, error) {
 	ctx, cancel := lookupContext(ctx)
 	defer cancel()
-	return s.Resolve(ctx, ldapmap.Query{Key: key, Host: s.host, User: user})
+	return s.Resolve(ctx, ldapmap.Query{Key: key, Host: s.host, User: user, Customized: true})
 }
 
 // known is resolve for a level that this machine has had: if no server answers, its last
-// definition will do.
-func (s *switcher) known(ctx context.Context, key ldapmap.Key, user string) (*ldapmap.Resolution, error) {
+// definition will do, and above it stays what is there now.
+func (s *switcher) known(ctx context.Context, key ldapmap.Key, user string, above []string) (*ldapmap.Resolution, error) {
 	r, err := s.resolve(ctx, key, user)
 	var down *ldapmap.UnavailableError
 	if !errors.As(err, &down) {
 		return r, err
 	}
-	old, when, cacheErr := cache.Cache{Dir: s.config.CacheDir()}.Level(key.String())
+	store := cache.Cache{Dir: s.config.CacheDir()}
+	old, when, cacheErr := store.Level(key.String())
 	if cacheErr != nil {
 		return nil, err
+	}
+	if old.Above, _, cacheErr = store.Above(above); cacheErr != nil {
+		return nil, errors.Join(err, cacheErr)
 	}
 	s.log.Warnf("%v; using the definition of %s", err, when.UTC().Format(time.RFC3339))
 	return old, nil
@@ -312,6 +317,8 @@ func (s *switcher) write(out io.Writer, reports []switchReport) error {
 	for _, r := range reports {
 		switch {
 		case r.Error != "": // which is on standard error
+		case r.Changed && r.To == r.From:
+			fmt.Fprintf(&text, "%s: %s with other layers (%.1f ms)\n", r.Target, r.To, r.Seconds*1000)
 		case r.Changed:
 			fmt.Fprintf(&text, "%s: %s, was %s (%.1f ms)\n", r.Target, r.To, r.From, r.Seconds*1000)
 		case r.Plan != nil:

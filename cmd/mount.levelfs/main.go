@@ -102,7 +102,10 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errSystem, err)
 	}
-	resolution, warning, err := resolve(ctx, c, key, call.options.User)
+	if len(call.above) > 0 && key.Level == "" {
+		return &usageError{fmt.Sprintf("option above goes with a level: %q has its layers from the inventory", call.spec)}
+	}
+	resolution, warning, err := resolve(ctx, c, key, call.above, call.options.User)
 	if warning != "" {
 		report.warn(warning)
 	}

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
@@ -165,6 +167,8 @@ func TestAskTree(t *testing.T) {
 		{line, "vi", "vi@9", ""},
 		{line, "gcc", "", `user "rob" has no level of "gcc"`},
 		{line, "fstype=levelfs", "", "has no level"},
+		{`echo "/ed -fstype=levelfs,rw,above=a:b,uid=1 :ed@1 /vi -fstype=levelfs,rw,above=c :vi@9"`, "ed", "ed@1 a b", ""},
+		{`echo "/ed -fstype=levelfs,rw,above=a:../b :ed@1"`, "ed", "", `gave no level of "ed"`},
 		{"echo no such user >&2; exit 1", "ed", "", "no such user"},
 		{`echo "/ed -fstype=levelfs :vi@1"`, "ed", "", `gave no level of "ed"`},
 		{`echo "/ed -fstype=levelfs :ed"`, "ed", "", `gave no level of "ed"`},
@@ -179,7 +183,7 @@ func TestAskTree(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || level.String() != c.level {
+			if err != nil || level.String() != c.level { // the level, and what is above it
 				t.Errorf("%v, %v; want %s", level, err, c.level)
 			}
 		})
@@ -244,7 +248,7 @@ func TestResolve(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			r, warning, err := resolve(context.Background(), setup(t, c.script, c.age), c.key, "")
+			r, warning, err := resolve(context.Background(), setup(t, c.script, c.age), c.key, nil, "")
 			if c.fail != "" {
 				if err == nil || !strings.Contains(err.Error(), c.fail) {
 					t.Errorf("error %v, want %q", err, c.fail)
@@ -253,6 +257,102 @@ func TestResolve(t *testing.T) {
 			}
 			if err != nil || r.Level.Name != "emacs@1" || !strings.Contains(warning, c.warning) || (c.warning == "") != (warning == "") {
 				t.Errorf("got %+v, %q, %v", r, warning, err)
+			}
+		})
+	}
+}
+
+// TestParseAbove: what names the layers is checked, wherever it comes from.
+func TestParseAbove(t *testing.T) {
+	t.Parallel()
+	rest, above, err := parseAbove(strings.Split("rw,above=a:b~c,nosuid", ","))
+	if err != nil || !slices.Equal(rest, []string{"rw", "nosuid"}) || !slices.Equal(above, []string{"a", "b~c"}) {
+		t.Errorf("%q, %q, %v", rest, above, err)
+	}
+	if _, above, err := parseAbove([]string{"above=a", "above=b"}); err != nil || !slices.Equal(above, []string{"b"}) {
+		t.Errorf("%q, %v", above, err)
+	}
+	for _, bad := range []string{"above=", "above=a:", "above=:a", "above=a:b:a", "above=../a", "above=a/b", "above=a b", "above=a@1", "above=.a"} {
+		var usage *usageError
+		if _, err := parseArgs([]string{"emacs@1", "/sw/emacs", "-s", "-o", bad}); !errors.As(err, &usage) {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+// TestResolveAbove checks where the layers above a level come from: all of them, or it is
+// an error.
+func TestResolveAbove(t *testing.T) {
+	t.Parallel()
+	layer := func(name, image string) ldapmap.Layer {
+		return ldapmap.Layer{Name: name, FSType: "dir", Images: []string{image}, Kind: "site"}
+	}
+	resolution := &ldapmap.Resolution{
+		Component: ldapmap.Component{Name: "emacs", Private: ldapmap.None},
+		Level:     ldapmap.Level{Name: "emacs@1", Layers: []string{"v"}},
+		Layers:    []ldapmap.Layer{{Name: "v", FSType: "dir", Images: []string{"v"}}},
+		Above:     []ldapmap.Layer{layer("a", "a"), layer("b", "b")},
+	}
+	key := ldapmap.Key{Component: "emacs", Level: "1"}
+	for _, c := range []struct {
+		name, script, user string
+		age                time.Duration
+		above              []string
+		want               string // images, or what the error says
+		fails              bool
+	}{
+		{"fresh", "exit 1", "", 0, []string{"b", "a"}, "b a", false},
+		{"none", "exit 1", "", 0, nil, "", false},
+		{"not there", "exit 1", "", 0, []string{"a", "c"}, `layer "c"`, true},
+		{"old and no answer", "exit 1", "", time.Hour, []string{"a"}, "a", false},
+		{"old and the host has it still", "touch $0.ran; echo '-fstype=levelfs,rw,above=a :emacs@2'", "", time.Hour, []string{"a"}, "a", false},
+		{"old and the user has it still", "touch $0.ran; echo '/emacs -fstype=levelfs,rw,above=a :emacs@2'", "rob", time.Hour, []string{"a"}, "a", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			conf, err := config.LoadFrom(t.TempDir())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conf.Map = program(t, c.script)
+			users := filepath.Join(filepath.Dir(conf.Map), config.UsersMap)
+			if err := os.Symlink(conf.Map, users); err != nil {
+				t.Fatal(err)
+			}
+			store := cache.Cache{Dir: conf.CacheDir()}
+			if err := store.SaveLevel(resolution); err != nil {
+				t.Fatal(err)
+			}
+			files, err := filepath.Glob(filepath.Join(conf.CacheDir(), "layers", "*"))
+			if err != nil || len(files) != 2 {
+				t.Fatal(files, err)
+			}
+			for _, file := range files {
+				when := time.Now().Add(-c.age)
+				if err := os.Chtimes(file, when, when); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, _, err := resolve(t.Context(), conf, key, c.above, c.user)
+			if c.fails {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%v, want %q", err, c.want)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var images []string
+			for _, l := range r.Above {
+				images = append(images, l.Images...)
+			}
+			if got := strings.Join(images, " "); got != c.want || len(r.Layers) != 1 {
+				t.Errorf("%q above %+v, want %q", got, r.Layers, c.want)
+			}
+			asked, err := filepath.Glob(filepath.Join(filepath.Dir(conf.Map), "*.ran"))
+			if want := strings.Contains(c.script, "touch"); err != nil || want != (len(asked) == 1) {
+				t.Errorf("asked %q, %v", asked, err)
 			}
 		})
 	}

@@ -15,6 +15,7 @@ type call struct {
 	spec, dir     string
 	fake, verbose bool
 	options       view.Options
+	above         []string // names of customisation layers, topmost first
 }
 
 type usageError struct{ text string }
@@ -73,8 +74,29 @@ func parseArgs(args []string) (*call, error) {
 		}
 	}
 	var err error
+	if options, c.above, err = parseAbove(options); err != nil {
+		return nil, err
+	}
 	c.options, err = parseOptions(options, sloppy)
 	return c, err
+}
+
+// parseAbove takes the option above=LAYER:LAYER out of the words after -o.
+func parseAbove(words []string) (rest, above []string, err error) {
+	for _, w := range words {
+		list, ok := strings.CutPrefix(w, "above=")
+		if !ok {
+			rest = append(rest, w)
+			continue
+		}
+		above = strings.Split(list, ":")
+		for i, name := range above {
+			if !ldapmap.ValidLayer(name) || slices.Contains(above[:i], name) {
+				return nil, nil, usagef("option %q: want names of layers, each once, joined by colons", w)
+			}
+		}
+	}
+	return rest, above, nil
 }
 
 // parseOptions reads the words after -o. The last of contradicting ones counts,

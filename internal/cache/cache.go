@@ -38,8 +38,14 @@ type Cache struct {
 var ErrNotCached = errors.New("not in the cache")
 
 // SaveLevel keeps what a resolution says of its level: component, level and
-// layers. How the level was found is left out, since that is the caller's.
+// layers. How the level was found is left out, since that is the caller's, and so are
+// the layers above it, of which each is kept by itself.
 func (c Cache) SaveLevel(r *ldapmap.Resolution) error {
+	for _, l := range r.Above {
+		if err := c.saveLayer(l); err != nil {
+			return err
+		}
+	}
 	text, err := toml.Marshal(definition{Component: r.Component, Level: r.Level, Layers: r.Layers})
 	if err != nil {
 		return err
@@ -48,11 +54,17 @@ func (c Cache) SaveLevel(r *ldapmap.Resolution) error {
 }
 
 // SaveMissingLevels is SaveLevel for those of many levels of which there is no
-// definition yet.
+// definition yet. What goes above them is saved for all of them: nothing else asks for it.
 func (c Cache) SaveMissingLevels(levels []*ldapmap.Resolution) error {
 	unlimited, missing := Cache{Dir: c.Dir}, false
 	for _, r := range levels {
-		if _, err := os.Lstat(c.levelFile(r.Level.Name)); err == nil {
+		for _, l := range r.Above {
+			missing = missing || !there(c.layerFile(l.Name))
+			if err := unlimited.saveLayer(l); err != nil {
+				return err
+			}
+		}
+		if there(c.levelFile(r.Level.Name)) {
 			continue
 		}
 		missing = true
@@ -64,6 +76,11 @@ func (c Cache) SaveMissingLevels(levels []*ldapmap.Resolution) error {
 		return nil
 	}
 	return c.prune()
+}
+
+func there(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
 }
 
 // Level returns the last saved definition of a level, such as "emacs@29.4-1", and
@@ -78,6 +95,34 @@ func (c Cache) Level(name string) (*ldapmap.Resolution, time.Time, error) {
 		return nil, when, fmt.Errorf("level %q: %w", name, ErrNotCached)
 	}
 	return &ldapmap.Resolution{Component: d.Component, Level: d.Level, Layers: d.Layers}, when, nil
+}
+
+// saveLayer keeps the definition of a customisation layer.
+func (c Cache) saveLayer(l ldapmap.Layer) error {
+	text, err := toml.Marshal(l)
+	if err != nil {
+		return err
+	}
+	return c.replace(c.layerFile(l.Name), append(text, complete...))
+}
+
+// Above returns the last saved definitions of the customisation layers of these names, in
+// their order, and when the oldest of them was saved: all of them, or an error.
+func (c Cache) Above(names []string) (layers []ldapmap.Layer, oldest time.Time, err error) {
+	for _, name := range names {
+		text, when, err := read(c.layerFile(name))
+		if err != nil {
+			return nil, oldest, fmt.Errorf("layer %q: %w", name, err)
+		}
+		var l ldapmap.Layer
+		if !bytes.HasSuffix(text, []byte(complete)) || toml.Unmarshal(text, &l) != nil || l.Name != name {
+			return nil, oldest, fmt.Errorf("layer %q: %w", name, ErrNotCached)
+		}
+		if layers = append(layers, l); oldest.IsZero() || when.Before(oldest) {
+			oldest = when
+		}
+	}
+	return layers, oldest, nil
 }
 
 // A definition is the file of a level, in TOML: the helper reads its configuration
@@ -97,52 +142,84 @@ func (d *definition) is(name string) bool {
 // complete is the last line of a definition: without it the file was cut short.
 const complete = "# complete\n"
 
-// SaveAnswer keeps which level a caller was given: HOST, or USER@HOST.
-func (c Cache) SaveAnswer(caller string, level ldapmap.Key) error {
-	return c.replace(c.answerFile(caller, level.Component), []byte(level.String()+"\n"))
+// An Answer is what a caller was given of a component.
+type Answer struct {
+	Level ldapmap.Key
+	Above []string // names of the customisation layers above it, topmost first
 }
 
-// Answer returns the level of the component that the caller was last given, and
-// when.
-func (c Cache) Answer(caller, component string) (ldapmap.Key, time.Time, error) {
+// AnswerOf is the answer that a resolution is.
+func AnswerOf(r *ldapmap.Resolution) Answer {
+	a := Answer{Level: r.Key()}
+	for _, l := range r.Above {
+		a.Above = append(a.Above, l.Name)
+	}
+	return a
+}
+
+// String is the answer as a line of a file: COMPONENT@LEVEL and the names of layers.
+func (a Answer) String() string {
+	return strings.Join(append([]string{a.Level.String()}, a.Above...), " ")
+}
+
+func parseAnswer(line string) (a Answer, ok bool) {
+	words := strings.Split(line, " ")
+	var err error
+	a.Level, err = ldapmap.ParseKey(words[0])
+	for _, name := range words[1:] {
+		if !ldapmap.ValidLayer(name) {
+			return a, false
+		}
+		a.Above = append(a.Above, name)
+	}
+	return a, err == nil && a.Level.Level != ""
+}
+
+// SaveAnswer keeps what a caller was given: HOST, or USER@HOST.
+func (c Cache) SaveAnswer(caller string, a Answer) error {
+	return c.replace(c.answerFile(caller, a.Level.Component), []byte(a.String()+"\n"))
+}
+
+// Answer returns what the caller was last given of the component, and when.
+func (c Cache) Answer(caller, component string) (Answer, time.Time, error) {
 	text, when, err := read(c.answerFile(caller, component))
 	if err != nil {
-		return ldapmap.Key{}, when, err
+		return Answer{}, when, err
 	}
 	line, complete := strings.CutSuffix(string(text), "\n")
-	key, err := ldapmap.ParseKey(line)
-	if !complete || err != nil || key.Component != component || key.Level == "" {
-		return ldapmap.Key{}, when, fmt.Errorf("level of %q for %q: %w", component, caller, ErrNotCached)
+	a, ok := parseAnswer(line)
+	if !complete || !ok || a.Level.Component != component {
+		return Answer{}, when, fmt.Errorf("level of %q for %q: %w", component, caller, ErrNotCached)
 	}
-	return key, when, nil
+	return a, when, nil
 }
 
-// SaveTree keeps which levels a user has on a host, USER@HOST.
-func (c Cache) SaveTree(caller string, levels []ldapmap.Key) error {
+// SaveTree keeps what a user has on a host, USER@HOST.
+func (c Cache) SaveTree(caller string, answers []Answer) error {
 	var text strings.Builder
-	for _, level := range levels {
-		text.WriteString(level.String() + "\n")
+	for _, a := range answers {
+		text.WriteString(a.String() + "\n")
 	}
 	return c.replace(c.treeFile(caller), []byte(text.String()+complete))
 }
 
-// Tree returns the levels that the user last had, and when.
-func (c Cache) Tree(caller string) ([]ldapmap.Key, time.Time, error) {
+// Tree returns what the user last had, and when.
+func (c Cache) Tree(caller string) ([]Answer, time.Time, error) {
 	text, when, err := read(c.treeFile(caller))
 	if err != nil {
 		return nil, when, err
 	}
 	body, whole := strings.CutSuffix(string(text), complete)
-	var levels []ldapmap.Key
+	var answers []Answer
 	for line := range strings.Lines(body) {
-		key, err := ldapmap.ParseKey(strings.TrimSuffix(line, "\n"))
-		whole = whole && err == nil && key.Level != ""
-		levels = append(levels, key)
+		a, ok := parseAnswer(strings.TrimSuffix(line, "\n"))
+		whole = whole && ok
+		answers = append(answers, a)
 	}
-	if !whole || len(levels) == 0 {
+	if !whole || len(answers) == 0 {
 		return nil, when, fmt.Errorf("levels of %q: %w", caller, ErrNotCached)
 	}
-	return levels, when, nil
+	return answers, when, nil
 }
 
 // SetDown notes that no server answered, and why. It is a hint, and is not written
@@ -180,6 +257,10 @@ func (c Cache) downFile() string { return filepath.Join(c.Dir, "down") }
 
 func (c Cache) levelFile(name string) string {
 	return filepath.Join(c.Dir, "levels", name+".toml")
+}
+
+func (c Cache) layerFile(name string) string {
+	return filepath.Join(c.Dir, "layers", name+".toml")
 }
 
 func (c Cache) answerFile(caller, component string) string {

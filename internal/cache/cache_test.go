@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -218,17 +219,79 @@ func TestWrongName(t *testing.T) {
 	}
 }
 
+func answerOf(component, level string, above ...string) Answer {
+	return Answer{Level: ldapmap.Key{Component: component, Level: level}, Above: above}
+}
+
+// TestAbove: the layers above a level are kept with it, one by one, and are had all or not
+// at all.
+func TestAbove(t *testing.T) {
+	t.Parallel()
+	c := Cache{Dir: filepath.Join(t.TempDir(), "cache")}
+	r := resolution("1")
+	for _, name := range []string{"host", "site"} {
+		r.Above = append(r.Above, ldapmap.Layer{Name: name, FSType: "dir", Images: []string{name}, Kind: name})
+	}
+	if err := c.SaveLevel(r); err != nil {
+		t.Fatal(err)
+	}
+	if got := AnswerOf(r); !reflect.DeepEqual(got, answerOf("emacs", "1", "host", "site")) {
+		t.Errorf("%v", got)
+	}
+	old := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(c.layerFile("site"), old, old); err != nil {
+		t.Fatal(err)
+	}
+	for _, names := range [][]string{{"host", "site"}, {"site", "host"}, {"site"}, nil} {
+		got, oldest, err := c.Above(names)
+		if err != nil || len(got) != len(names) || names != nil && !oldest.Before(time.Now().Add(-time.Minute)) {
+			t.Errorf("%q: %+v of %v, %v", names, got, oldest, err)
+		}
+		for i, name := range names {
+			if got[i].Name != name || got[i].Kind != name || got[i].Images[0] != name {
+				t.Errorf("%+v for %q", got[i], name)
+			}
+		}
+	}
+	// The level is the same for who has none above it.
+	if level, _, err := c.Level("emacs@1"); err != nil || len(level.Above) != 0 || len(level.Layers) == 0 {
+		t.Errorf("%+v, %v", level, err)
+	}
+	whole, err := os.ReadFile(c.layerFile("site"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if err := os.WriteFile(c.layerFile("site"), whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, _, err := c.Above([]string{"host", "site"}); !errors.Is(err, ErrNotCached) || got != nil {
+			t.Errorf("cut to %d bytes: %v, %v", n, got, err)
+		}
+	}
+	if got, _, err := c.Above([]string{"host", "gone"}); !errors.Is(err, ErrNotCached) || got != nil {
+		t.Errorf("%v, %v", got, err)
+	}
+	// Another layer's definition under the name.
+	if err := os.WriteFile(c.layerFile("host"), whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := c.Above([]string{"host"}); !errors.Is(err, ErrNotCached) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
+
 func TestAnswer(t *testing.T) {
 	t.Parallel()
 	c := Cache{Dir: filepath.Join(t.TempDir(), "cache")}
 	if _, _, err := c.Answer("lnx01", "emacs"); !errors.Is(err, ErrNotCached) {
 		t.Errorf("empty cache: %v", err)
 	}
-	given := ldapmap.Key{Component: "emacs", Level: "29.4-1"}
+	given := Answer{Level: ldapmap.Key{Component: "emacs", Level: "29.4-1"}, Above: []string{"emacs-lnx01", "emacs~site+1"}}
 	if err := c.SaveAnswer("lnx01", given); err != nil {
 		t.Fatal(err)
 	}
-	if got, when, err := c.Answer("lnx01", "emacs"); err != nil || got != given || time.Since(when) > time.Minute {
+	if got, when, err := c.Answer("lnx01", "emacs"); err != nil || !reflect.DeepEqual(got, given) || time.Since(when) > time.Minute {
 		t.Errorf("got %v, %v, %v", got, when, err)
 	}
 	for _, other := range [][2]string{{"lnx02", "emacs"}, {"lnx01", "vi"}} {
@@ -249,7 +312,7 @@ func TestAnswer(t *testing.T) {
 			t.Errorf("cut to %q: %v, %v", whole[:n], got, err)
 		}
 	}
-	for _, text := range []string{"vi@1\n", "emacs\n", "emacs@\n", "emacs@../x\n", "emacs@1\nemacs@2\n", "\n", "emacs@1 \n"} {
+	for _, text := range []string{"vi@1\n", "emacs\n", "emacs@\n", "emacs@../x\n", "emacs@1\nemacs@2\n", "\n", "emacs@1 \n", "emacs@1 a  b\n", "emacs@1 ../a\n", "emacs@1 a:b\n"} {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -264,7 +327,7 @@ func TestAnswer(t *testing.T) {
 func TestPermissions(t *testing.T) {
 	t.Parallel()
 	c := Cache{Dir: filepath.Join(t.TempDir(), "var", "cache")}
-	if err := errors.Join(c.SaveLevel(resolution("1")), c.SaveAnswer("lnx01", ldapmap.Key{Component: "emacs", Level: "1"})); err != nil {
+	if err := errors.Join(c.SaveLevel(resolution("1")), c.SaveAnswer("lnx01", answerOf("emacs", "1"))); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0

@@ -23,7 +23,7 @@ type file struct {
 // files are what counts for the limit: the marks of images that were found to be right
 // are not many, and expensive to get again.
 func (c Cache) files() (files []file, total int64, err error) {
-	for _, dir := range []string{"levels", "answers", "trees"} {
+	for _, dir := range []string{"levels", "layers", "answers", "trees"} {
 		err := filepath.WalkDir(filepath.Join(c.Dir, dir), func(path string, d fs.DirEntry, err error) error {
 			if errors.Is(err, fs.ErrNotExist) {
 				return nil // another map is at it

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestLimit(t *testing.T) {
 	start := time.Now().Add(-time.Hour)
 	answer := func(user string, minute int) {
 		t.Helper()
-		if err := c.SaveAnswer(user+"@lnx01", ldapmap.Key{Component: "emacs", Level: "1"}); err != nil {
+		if err := c.SaveAnswer(user+"@lnx01", answerOf("emacs", "1")); err != nil {
 			t.Fatal(err)
 		}
 		when := start.Add(time.Duration(minute) * time.Minute)
@@ -62,9 +63,9 @@ func TestLimit(t *testing.T) {
 		t.Errorf("got %q, want %q", got, want)
 	}
 	// A large one takes the place of several; it stays itself, whatever its size.
-	var levels []ldapmap.Key
+	var levels []Answer
 	for i := range 1000 {
-		levels = append(levels, ldapmap.Key{Component: fmt.Sprint("component-", i), Level: "1"})
+		levels = append(levels, answerOf(fmt.Sprint("component-", i), "1"))
 	}
 	if err := c.SaveTree("u0@lnx01", levels); err != nil {
 		t.Fatal(err)
@@ -72,7 +73,7 @@ func TestLimit(t *testing.T) {
 	if got := files(t, c); !slices.Equal(got, []string{"trees/u0@lnx01", "verified/image"}) {
 		t.Errorf("after a large one: %q", got)
 	}
-	if got, _, err := c.Tree("u0@lnx01"); err != nil || !slices.Equal(got, levels) {
+	if got, _, err := c.Tree("u0@lnx01"); err != nil || !reflect.DeepEqual(got, levels) {
 		t.Errorf("it has %d levels, %v", len(got), err)
 	}
 }
@@ -80,12 +81,12 @@ func TestLimit(t *testing.T) {
 func TestTree(t *testing.T) {
 	t.Parallel()
 	c := Cache{Dir: t.TempDir()}
-	levels := []ldapmap.Key{{Component: "ed", Level: "1"}, {Component: "emacs", Level: "29.4-1"}}
+	levels := []Answer{answerOf("ed", "1"), answerOf("emacs", "29.4-1", "emacs-rob", "emacs-site")}
 	if err := c.SaveTree("rob@lnx01", levels); err != nil {
 		t.Fatal(err)
 	}
 	got, when, err := c.Tree("rob@lnx01")
-	if err != nil || !slices.Equal(got, levels) || time.Since(when) > time.Minute {
+	if err != nil || !reflect.DeepEqual(got, levels) || time.Since(when) > time.Minute {
 		t.Errorf("got %v of %v, %v", got, when, err)
 	}
 	for _, caller := range []string{"ann@lnx01", "rob@lnx02", "lnx01"} {
@@ -105,7 +106,7 @@ func TestTree(t *testing.T) {
 			t.Errorf("cut to %d bytes: %v, %v", n, got, err)
 		}
 	}
-	for _, bad := range []string{"ed\n", "ed@1 /x -fstype=tmpfs :y\n", "../ed@1\n", "\n", ""} {
+	for _, bad := range []string{"ed\n", "ed@1 /x -fstype=tmpfs :y\n", "../ed@1\n", "ed@1 ../x\n", "\n", ""} {
 		if err := os.WriteFile(c.treeFile("rob@lnx01"), []byte(bad+complete), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -149,7 +150,7 @@ func TestSaveMissingLevels(t *testing.T) {
 func BenchmarkPrune(b *testing.B) {
 	c := Cache{Dir: b.TempDir()}
 	for i := range (16 << 20) / block {
-		if err := c.SaveAnswer(fmt.Sprintf("u%d@lnx01", i%1000), ldapmap.Key{Component: fmt.Sprint("c", i), Level: "1"}); err != nil {
+		if err := c.SaveAnswer(fmt.Sprintf("u%d@lnx01", i%1000), answerOf(fmt.Sprint("c", i), "1")); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -11,13 +11,13 @@ import (
 )
 
 // holders finds the processes that keep views from being unmounted which show another
-// level than is wanted: those that run a program of it, have a file open, or are in a
+// level than is wanted, or other layers above it: those that run a program of it, have a file open, or are in a
 // directory. Processes in other mount namespaces have mounts of their own.
 func (g *gatherer) holders(ctx context.Context) {
 	mounts := make(map[uint64]string) // ID -> target
 	for i := range g.Views {
 		v := &g.Views[i]
-		stale := slices.ContainsFunc(g.Wants, func(w Want) bool { return w.Asker == v.Asker && w.Level != "" && w.Level != v.Name })
+		stale := slices.ContainsFunc(g.Wants, func(w Want) bool { return w.Asker == v.Asker && w.differs(*v) })
 		if !stale {
 			continue
 		}

@@ -115,7 +115,7 @@ func ask(ctx context.Context, c *config.Config, keys []ldapmap.Key, askers []Ask
 			return answers{}, errors.Join(err, ctx.Err())
 		}
 		if w.Err = err; err == nil {
-			w.Level = r.Level.Name
+			w.Level, w.Above = r.Level.Name, view.Above(r)
 			w.resolution = r
 		}
 		a.wants = append(a.wants, w)

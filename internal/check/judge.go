@@ -68,12 +68,16 @@ func (j *judge) views() {
 			j.add(finding.StackedViews, v.Target, v.change(), "%s is mounted on top of another view", v.Name)
 		}
 		seen[v.Target] = true
-		if w, ok := j.want(v.Asker); ok && w.Level != "" && w.Level != v.Name {
+		if w, ok := j.want(v.Asker); ok && w.differs(v) {
 			since := "since an unknown time"
 			if !v.Since.IsZero() {
 				since = "since " + v.Since.Format(time.RFC3339)
 			}
 			text, fix := fmt.Sprintf("%s is wanted, and %s is mounted %s", w.Level, v.Name, since), v.change()
+			if w.Level == v.Name {
+				text = fmt.Sprintf("%s is wanted and mounted, but customised otherwise: above it %s wanted, and %s mounted %s",
+					v.Name, areLayers(w.Above), areLayers(v.Above()), since)
+			}
 			if len(v.Holders) > 0 {
 				text += ", in use by process " + numbers(v.Holders)
 			}
@@ -89,6 +93,17 @@ func (j *judge) views() {
 			j.add(finding.ReadOnlyPrivate, v.Target, v.change(), "%s has the private layer %q, and is read-only", v.Name, v.Upper)
 		}
 	}
+}
+
+// areLayers says which layers there are, with the verb.
+func areLayers(contents []string) string {
+	switch len(contents) {
+	case 0:
+		return "nothing is"
+	case 1:
+		return contents[0] + " is"
+	}
+	return strings.Join(contents, ", ") + " are"
 }
 
 // change is the command that gives the view the wanted level, and puts right what one
@@ -237,7 +252,7 @@ func (j *judge) inPlace() {
 		if v.Proof != nil && v.Proof.State() != mounter.Active {
 			j.add(code, v.Target, fix, "%s: execution in place is %s", v.Name, *v.Proof)
 		}
-		if w.Level != v.Name {
+		if w.differs(v) {
 			continue // its layers are others
 		}
 		for _, l := range w.Layers {

@@ -84,6 +84,16 @@ func TestJudge(t *testing.T) {
 		"in use": {func(s *State) {
 			s.Wants[0].Level, s.Views[0].Holders = "emacs@2", []int{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}
 		}, "LV201", "in use by process 1, 2, 3, 4, 5, 6, 7, 8 and 2 more"},
+		"customised otherwise": {func(s *State) {
+			s.Wants[0].Above = []string{"conf@0123456789ab", "site@dir"}
+		}, "LV201", "emacs@1 is wanted and mounted, but customised otherwise: above it conf@0123456789ab, site@dir are wanted, and nothing is mounted since an unknown time"},
+		"customised": {func(s *State) {
+			s.Wants[0].Above = []string{"conf@0123456789ab"}
+			s.Views[0].Layers = append([]string{"conf@0123456789ab~host+pmem.pmem0"}, s.Views[0].Layers...)
+		}, "", ""},
+		"not customised any more": {func(s *State) {
+			s.Views[0].Layers = append([]string{"conf@0123456789ab~host"}, s.Views[0].Layers...)
+		}, "LV201", "above it nothing is wanted, and conf@0123456789ab is mounted"},
 		"refused": {func(s *State) { s.Wants[0].Err, s.Wants[0].Level = errors.Join(errors.New("a"), errors.New("b")), "" }, "LV202", "a; b"},
 	} {
 		t.Run(name, func(t *testing.T) {

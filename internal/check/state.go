@@ -1,6 +1,7 @@
 package check
 
 import (
+	"slices"
 	"time"
 
 	"github.com/levelfs/levelfs/internal/config"
@@ -62,11 +63,18 @@ type Want struct {
 	Asker
 	Level  string          // full name; "" with an error
 	Err    error           // the next access fails, and why
-	Layers []mounter.Layer // as they are on this machine
+	Above  []string        // contents of the layers above the level, topmost first
+	Layers []mounter.Layer // all of them, as they are on this machine
 	// Missing is why the level cannot be mounted here although the inventory gives it.
 	Missing error
 
 	resolution *ldapmap.Resolution // nil with an error
+}
+
+// differs reports whether the view shows something else than what is wanted: another level,
+// or other layers above it.
+func (w Want) differs(v View) bool {
+	return w.Level != "" && (w.Level != v.Name || !slices.Equal(w.Above, v.Above()))
 }
 
 // An Image is an image file that a wanted or a mounted level is made of.

@@ -100,9 +100,12 @@ func key(name, digest string) string {
 	return digest
 }
 
-// Base is a level of the inventory as a comparison wants it.
+// Base is a level of the inventory, with what lies above it, as a comparison wants it.
 func Base(r *ldapmap.Resolution) mounter.Base {
 	b := mounter.Base{Level: r.Level.Name}
+	for _, l := range r.Above {
+		b.Layers = append(b.Layers, mounter.BaseLayer{Name: l.Name, Digest: l.Digest, UUID: l.UUID, Kind: l.Kind})
+	}
 	for _, l := range r.Layers {
 		b.Layers = append(b.Layers, mounter.BaseLayer{Name: l.Name, Digest: l.Digest, UUID: l.UUID})
 	}

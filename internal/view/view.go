@@ -77,7 +77,7 @@ func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target s
 	if o.User != "" && !slices.Contains(request.Flags, "nosuid") {
 		request.Flags = append(slices.Clone(request.Flags), "nosuid")
 	}
-	for _, l := range r.Layers {
+	for _, l := range slices.Concat(r.Above, r.Layers) {
 		layer, err := locate(c, r.Component, l)
 		if err != nil {
 			missing = append(missing, err)
@@ -161,6 +161,16 @@ func UserOf(c *config.Config, v mounter.View) string {
 	return ""
 }
 
+// Above are the contents of the layers that go above the level, topmost first, as
+// [mounter.View.Above] has them of a mounted view.
+func Above(r *ldapmap.Resolution) []string {
+	var above []string
+	for _, l := range r.Above {
+		above = append(above, describe(l).Content())
+	}
+	return above
+}
+
 // Pinned reports whether the view's level was asked for by name: such a view is
 // read-only and lies under that name.
 func Pinned(v mounter.View) bool { return v.ReadOnly && filepath.Base(v.Target) == v.Name }
@@ -185,14 +195,23 @@ func Prove(ctx context.Context, target, upper string, files int) (mounter.Proof,
 // Locate finds where the image file of a layer, or its directory, is on this machine. It
 // is a *[LocationError] if it is not.
 func Locate(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
-	layer := mounter.Layer{Name: l.Name, FSType: l.FSType, Digest: l.Digest, Size: l.Size, UUID: l.UUID}
+	layer := describe(l)
 	return layer, locateFile(c, l, &layer)
+}
+
+// describe is what the inventory says of a layer, as a plan has it.
+func describe(l ldapmap.Layer) mounter.Layer {
+	layer := mounter.Layer{Name: l.Name, FSType: l.FSType, Digest: l.Digest, Size: l.Size, UUID: l.UUID}
+	if l.Kind != ldapmap.KindVendor {
+		layer.Kind = l.Kind
+	}
+	return layer
 }
 
 // locate finds where a layer can be had on this machine: in shared memory, or as an
 // image file or a directory below the configured directories.
 func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
-	layer := mounter.Layer{Name: l.Name, FSType: l.FSType, Digest: l.Digest, Size: l.Size, UUID: l.UUID}
+	layer := describe(l)
 	if l.FSType == "dir" {
 		return layer, locateFile(c, l, &layer)
 	}
