@@ -35,6 +35,11 @@ const (
 	SpeaksForNobody Code = "LV170"
 	UnusedProfile   Code = "LV171"
 	NeverDecides    Code = "LV172"
+	NoLayerAbove    Code = "LV173"
+	WrongKind       Code = "LV174"
+	KindInLevel     Code = "LV175"
+	SameOrder       Code = "LV176"
+	UnusedLayer     Code = "LV177"
 	SamePlace       Code = "LV180"
 	Reserved        Code = "LV181"
 	InTree          Code = "LV182"
@@ -75,7 +80,7 @@ const (
 func Kinds() []Kind {
 	return []Kind{
 		{NoComponent, "Assignment of an unknown component", Warning,
-			"A caller or a profile assigns a level of a component that no source has. Nothing asks for it.",
+			"A caller or a profile assigns a level of a component that no source has, or puts a layer above it. Nothing asks for it.",
 			"Correct the name, add the component, or delete the value."},
 		{NoLevel, "Assignment of an unknown level", Critical,
 			"An assignment or a component's default names a level that no source has. Whoever it decides for cannot open the component.",
@@ -173,6 +178,21 @@ func Kinds() []Kind {
 		{NeverDecides, "Assignment that never decides", Warning,
 			"For every caller for whom an assignment speaks, another rule goes before it: a more specific one, one of an earlier source, or a mandatory one.",
 			"Delete it, or the rule that goes before it."},
+		{NoLayerAbove, "Customisation by an unknown layer", Critical,
+			"A caller, a profile or a component puts a layer above levels that no source has. Whoever it is for cannot open the component.",
+			"Correct the name, delete the value, or add the layer: levelfs layer publish."},
+		{WrongKind, "Customisation of another kind", Critical,
+			"A layer that is put above levels is not of the kind that the entry takes: a component takes site layers, a host, a user or a group its own, and a profile site layers and those of the kind of who refers to it. The callers cannot open the component.",
+			"Refer to a layer of the kind, or refer to this one on an entry that takes it. A layer's kind (levelfsKind) stays."},
+		{KindInLevel, "Customisation layer in a level", Critical,
+			"A level is made of a layer of the site's, of a group, a host or a user. It is refused: a level is the same for everybody.",
+			"Publish the level with the vendor's layers, and put the other one above it with levelfs customize."},
+		{SameOrder, "Two customisations of one number", Critical,
+			"For some callers two layers above one component have the same number at the same rank. Nothing says which is above the other, and they cannot open the component.",
+			"Give one of the two another number: levelfs customize CALLER COMPONENT=LAYER --order NN."},
+		{UnusedLayer, "Customisation layer that nobody uses", Warning,
+			"A layer of the site's, of a group, a host or a user is put above levels by no entry.",
+			"Refer to it with levelfs customize, or delete it."},
 		{SamePlace, "Components at one place", Critical,
 			"The mount points of two components are the same, or one lies within the other. Nothing is ever mounted below a view.",
 			"Give one of them another levelfsMountPoint."},

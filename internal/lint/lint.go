@@ -22,6 +22,7 @@ func Run(ctx context.Context, f *fleet.Fleet, o Options, progress func(callers i
 	l := &linter{fleet: f, options: o}
 	l.read()
 	l.references()
+	l.customizations()
 	l.members()
 	l.loops()
 	l.names()
@@ -130,7 +131,8 @@ func keep[T any](byName map[string]T, names []string, value T) {
 func (l *linter) caller(e entry) {
 	_, bad := e.Assignments()
 	_, badRefs := e.ProfileRefs()
-	for _, err := range append(bad, badRefs...) {
+	_, badLayers := e.Customizations()
+	for _, err := range slices.Concat(bad, badRefs, badLayers) {
 		l.invalid(e, err)
 	}
 	if speaks(e) || ldapmap.IsProfile(e.Entry) {
@@ -140,7 +142,7 @@ func (l *linter) caller(e entry) {
 
 // speaks reports whether the entry has anything to say.
 func speaks(e entry) bool {
-	return len(e.Attrs["levelfsassignment"])+len(e.Attrs["levelfsmandatory"])+len(e.Attrs["levelfsprofileref"]) > 0
+	return len(e.Attrs["levelfsassignment"])+len(e.Attrs["levelfsmandatory"])+len(e.Attrs["levelfsprofileref"])+len(e.Attrs["levelfscustomize"]) > 0
 }
 
 func (l *linter) invalid(e entry, err error) {

@@ -69,6 +69,7 @@ objectClass: levelfsComponent
 cn: emacs
 levelfsDefault: 1
 levelfsMountPoint: /opt/emacs
+levelfsCustomize: emacs=50:s
 
 dn: cn=emacs@1,cn=emacs,dc=x
 objectClass: levelfsLevel
@@ -120,10 +121,33 @@ levelfsSize: 2097152
 levelfsSegment: SEGC
 levelfsRange: segc:20200-203ff
 
+dn: cn=s,dc=x
+objectClass: levelfsLayer
+cn: s
+levelfsKind: site
+levelfsFSType: dir
+levelfsImage: s
+
+dn: cn=t,dc=x
+objectClass: levelfsLayer
+cn: t
+levelfsKind: group
+levelfsFSType: dir
+levelfsImage: t
+
+dn: cn=u,dc=x
+objectClass: levelfsLayer
+cn: u
+levelfsKind: host
+levelfsFSType: dir
+levelfsImage: u
+
 dn: cn=inner,dc=x
 objectClass: levelfsProfile
 cn: inner
 levelfsAssignment: emacs=2
+levelfsCustomize: vi=50:s
+levelfsCustomize: vi=50:u
 
 dn: cn=outer,dc=x
 objectClass: levelfsProfile
@@ -154,6 +178,7 @@ cn: g
 member: cn=h1, ou=Hosts, dc=x
 member: cn=scanner,ou=devices,dc=x
 levelfsMandatory: vi=1
+levelfsCustomize: emacs=10:t
 
 dn: cn=n,ou=groups,dc=x
 objectClass: nisNetgroup
@@ -316,6 +341,33 @@ func faults() []fault {
 			[]string{"LV172 cn=p,ou=groups,dc=x"}, `"levelfsAssignment: emacs=1" decides for nobody: for host:h1 a more specific rule answered: "levelfsAssignment: emacs=1" of "` + h1 + `" in `},
 		{"beaten by the centre", nil, "", caller("dn: "+h1, "device", "levelfsMandatory: emacs=2"), []string{"LV172 " + h1},
 			`a mandatory rule answered: "levelfsMandatory: emacs=2"`},
+
+		{"component of a customisation", []string{"levelfsCustomize: emacs=10:t", "levelfsCustomize: emacs=10:t\nlevelfsCustomize: ed=10:t"}, "", "",
+			[]string{"LV101 " + g}, `"levelfsCustomize: ed=10:t" is about a component that is not there`},
+		{"customisation", []string{"levelfsCustomize: emacs=10:t", "levelfsCustomize: emacs=10:t\nlevelfsCustomize: emacs=t"}, "", "",
+			[]string{"LV110 " + g}, `"emacs=t"`},
+		{"customisation of another component", []string{"levelfsCustomize: emacs=50:s", "levelfsCustomize: emacs=50:s\nlevelfsCustomize: vi=50:s"}, "", "",
+			[]string{"LV110 cn=emacs,dc=x"}, "emacs=NN:LAYER"},
+		{"kind", []string{"levelfsKind: group", "levelfsKind: department"}, "", "", []string{"LV110 cn=t,dc=x"}, `"department"`},
+		{"layer of a customisation", []string{"levelfsCustomize: emacs=10:t", "levelfsCustomize: emacs=10:t\nlevelfsCustomize: emacs=20:none"}, "", "",
+			[]string{"LV173 " + g}, `"levelfsCustomize: emacs=20:none" names a layer that is not there`},
+		{"kind of a customisation", []string{"levelfsCustomize: emacs=10:t", "levelfsCustomize: emacs=10:t\nlevelfsCustomize: emacs=20:u"}, "", "",
+			[]string{"LV174 " + g}, "the layer is of kind host, and the entry takes those of kind group"},
+		{"vendor's layer as a customisation", []string{"levelfsCustomize: emacs=50:s", "levelfsCustomize: emacs=50:s\nlevelfsCustomize: emacs=60:c"}, "", "",
+			[]string{"LV174 cn=emacs,dc=x"}, "of kind vendor"},
+		{"kind of a profile's customisation", nil, group("member: "+h2, "levelfsProfileRef: own") +
+			entryText("dn: cn=own,dc=x", "objectClass: levelfsProfile", "levelfsCustomize: emacs=20:u"), "",
+			[]string{"LV174 cn=own,dc=x"}, `host:h2 gets no layers above "emacs"`},
+		{"customisation layer in a level", nil, entryText("dn: cn=emacs@3,cn=emacs,dc=x", "objectClass: levelfsLevel", "levelfsLayerRef: 00:s", "levelfsState: test"), "",
+			[]string{"LV175 cn=emacs@3,cn=emacs,dc=x"}, `layer "s", which is of kind site`},
+		{"numbers on one entry", []string{"levelfsCustomize: emacs=10:t", "levelfsCustomize: emacs=10:t\nlevelfsCustomize: emacs=10:t2"},
+			entryText("dn: cn=t2,dc=x", "objectClass: levelfsLayer", "levelfsKind: group", "levelfsFSType: dir", "levelfsImage: t2"), "",
+			[]string{"LV176 " + g}, `have the same number 10`},
+		{"numbers on two entries", nil, group("member: "+h1, "levelfsCustomize: emacs=10:t2") +
+			entryText("dn: cn=t2,dc=x", "objectClass: levelfsLayer", "levelfsKind: group", "levelfsFSType: dir", "levelfsImage: t2"), "",
+			[]string{"LV176 " + g}, `host:h1 gets no layers above "emacs": two layers above "emacs" at rank "host's group" with the number 10: "t" by "` + g + `" and "t2" by "cn=g2,ou=groups,dc=x"`},
+		{"customisation of nobody", nil, entryText("dn: cn=t2,dc=x", "objectClass: levelfsLayer", "levelfsKind: group", "levelfsFSType: dir", "levelfsImage: t2"), "",
+			[]string{"LV177 cn=t2,dc=x"}, "above no level"},
 
 		{"place", []string{"objectClass: levelfsComponent\ncn: vi", "objectClass: levelfsComponent\ncn: vi\nlevelfsMountPoint: /opt/emacs"}, "", "",
 			[]string{"LV180 cn=vi,dc=x"}, "the same mount point"},

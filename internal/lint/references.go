@@ -52,6 +52,10 @@ func (l *linter) levelRefs(e entry) {
 			l.add(finding.NoLayer, e, fmt.Sprintf("level %q is made of a layer %q that is not there", v.Name, y),
 				fmt.Sprintf("levelfs layer build DIRECTORY -o IMAGE --name %s, and add the entry that it prints", y))
 		}
+		if kind := l.layers[y].Kind; kind != "" && kind != ldapmap.KindVendor {
+			l.add(finding.KindInLevel, e, fmt.Sprintf("level %q is made of layer %q, which is of kind %s", v.Name, y, kind),
+				fmt.Sprintf("publish the level without %q, and levelfs customize", y))
+		}
 	}
 	if v.Successor == "" {
 		return

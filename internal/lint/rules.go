@@ -19,11 +19,17 @@ func (l *linter) rules(ctx context.Context, progress func(int)) error {
 	s := &survey{
 		linter: l, index: make(map[statement]int), speakers: make(map[ldapmap.Speaker]bool),
 		used: make(map[use]*usage), ambiguous: make(map[[2]int]*ambiguity), nested: make(map[string]*crowd),
+		stacks: make(map[string]*stack),
 	}
 	s.statements()
-	if err := l.fleet.Survey(ctx, progress, s.see); err != nil {
+	see := func(c fleet.Surveyed) {
+		s.see(c)
+		s.seeStacks(c)
+	}
+	if err := l.fleet.Survey(ctx, progress, see); err != nil {
 		return err
 	}
+	s.badStacks(ctx)
 	s.ambiguities()
 	s.tooDeep()
 	s.inUse()
@@ -93,6 +99,7 @@ type survey struct {
 	used      map[use]*usage
 	ambiguous map[[2]int]*ambiguity // by the two statements
 	nested    map[string]*crowd     // by the error
+	stacks    map[string]*stack     // what is added above a component, by how it is written
 }
 
 // A fate is what became of a statement.

@@ -3,6 +3,7 @@
 package survey
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -174,6 +175,19 @@ func (s *Result) read(sources []*memsource.Source, running map[string]bool, q Qu
 			}
 		}
 	}
+	for _, ref := range customized(sources) {
+		l, ok := layers[ref.layer]
+		if !ok {
+			errs = append(errs, &ldapmap.NotFoundError{What: "layer", Name: ref.layer, By: ref.by})
+			continue
+		}
+		s.uses[ref.layer] = append(s.uses[ref.layer], ref.component)
+		l.Levels = append(l.Levels, "above "+ref.component)
+		layers[ref.layer] = l
+		if s.with[ref.component] != nil && (len(q.Components) == 0 || slices.Contains(q.Components, ref.component)) {
+			planned[ref.layer] = true
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(layers)) {
 		switch l := layers[name]; {
 		case !planned[name]:
@@ -186,6 +200,31 @@ func (s *Result) read(sources []*memsource.Source, running map[string]bool, q Qu
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// A reference is a layer that lies above the levels of a component for somebody.
+type reference struct{ layer, component, by string }
+
+// customized are those of all entries, each layer above a component once. For whom it is
+// does not matter: whoever runs the component may be among them.
+func customized(sources []*memsource.Source) []reference {
+	seen := make(map[[2]string]bool)
+	var refs []reference
+	for _, source := range sources {
+		for _, e := range source.Entries() {
+			all, _ := e.Customizations()
+			for _, c := range all {
+				if at := [2]string{c.Layer, c.Component}; !seen[at] {
+					seen[at] = true
+					refs = append(refs, reference{c.Layer, c.Component, e.DN})
+				}
+			}
+		}
+	}
+	slices.SortFunc(refs, func(a, b reference) int {
+		return cmp.Or(cmp.Compare(a.layer, b.layer), cmp.Compare(a.component, b.component))
+	})
+	return refs
 }
 
 // decode reads what concerns segments of a layer's entry.

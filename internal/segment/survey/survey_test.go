@@ -77,6 +77,33 @@ var surveyed = component("emacs", "1 e1 base", "2 e2 base", "3 e3 =test", "4 e4"
 	entry("cn=lnx02", "device", "lnx02", "levelfsAssignment: emacs=2", "levelfsAssignment: gcc=1") +
 	entry("cn=srv01", "device", "srv01", "levelfsAssignment: old=1", "levelfsAssignment: gcc=1", "levelfsAssignment: emacs=5")
 
+// TestSurveyCustomized: layers above levels are used with all that the component's are, if
+// somebody runs it.
+func TestSurveyCustomized(t *testing.T) {
+	text := strings.Replace(surveyed, "cn: emacs\n\n", "cn: emacs\nlevelfsCustomize: emacs=50:site\n\n", 1) +
+		layerEntry("site", "levelfsFSType: erofs", "levelfsKind: site") + layerEntry("own", "levelfsFSType: erofs", "levelfsKind: host") +
+		entry("cn=lnx03", "device", "lnx03", "levelfsCustomize: vi=1:own")
+	for _, test := range []struct {
+		query Query
+		want  string
+	}{
+		{Query{}, "base=emacs@1,emacs@2 base2=gcc@1 e1=emacs@1 e2=emacs@2 g1=gcc@1 own=above vi site=above emacs v1=vi@1"},
+		{Query{Components: []string{"vi"}}, "own=above vi v1=vi@1"},
+		{Query{Hosts: "srv*"}, "base2=gcc@1 g1=gcc@1"},
+	} {
+		r, err := Of(t.Context(), load(t, text), test.query, nil)
+		if err != nil || names(r.Layers) != test.want {
+			t.Errorf("%+v: %q, %v; want %q", test.query, names(r.Layers), err, test.want)
+		}
+		if test.query.Hosts == "" && len(test.query.Components) == 0 && (!r.Together("site", "g1") || r.Together("own", "g1") || r.Together("v1", "g1")) {
+			t.Error("together")
+		}
+	}
+	if _, err := Of(t.Context(), load(t, surveyed+entry("cn=lnx03", "device", "lnx03", "levelfsCustomize: vi=1:none")), Query{}, nil); err == nil {
+		t.Error("a layer that is not there is passed over")
+	}
+}
+
 func TestSurvey(t *testing.T) {
 	f := load(t, surveyed)
 	for _, test := range []struct {
