@@ -80,6 +80,17 @@ memberUid: ann
 	levelfs(t, m, 1, "profile show new", "no profile")
 	levelfs(t, m, 0, "unassign host:lnx01 emacs", "1 host changes from emacs@32-1 to emacs@31~rc1")
 
+	// Layers above levels, in the writer's rights.
+	site := m.Path("site.ldif")
+	writeFile(t, site, "dn: "+testenv.LayerDN("emacs-site")+"\nobjectClass: levelfsLayer\ncn: emacs-site\nlevelfsFSType: dir\nlevelfsImage: emacs-site\n")
+	levelfs(t, m, 0, "layer publish "+site+" --kind site", "change: publish emacs-site", "done, recorded as serial 1")
+	levelfs(t, m, 0, "customize site emacs=emacs-site", "with emacs-site above it instead of nothing", "done, recorded as serial")
+	wantAnswer(t, m.RunMap("emacs"), "-fstype=levelfs,rw,above=emacs-site :emacs@31~rc1")
+	wantAnswer(t, m.RunMap("emacs@29.4-1"), "-fstype=levelfs,ro :emacs@29.4-1")
+	levelfs(t, m, 1, "customize host:lnx01 emacs=emacs-site", "is of kind site", "takes those of kind host")
+	levelfs(t, m, 0, "level history emacs", "customize  ", "emacs=50:emacs-site", "dn:"+testenv.EditorDN)
+	levelfs(t, m, 0, "customize site emacs=emacs-site --remove", "done, recorded as serial")
+
 	// What the server does not allow, and what it does not have.
 	levelfs(t, m, 1, "assign host:new emacs=32-1", "no host \"new\" in inventory ldap://", "--in DN")
 	levelfs(t, m, 1, "assign host:new emacs=32-1 --in ou=hosts,"+slapd.Base, "Insufficient Access Rights (50)")

@@ -46,7 +46,7 @@ type doer func(cmd *cobra.Command, wanted edit.Intention, o changeOptions) error
 
 // changeVerbs are the verbs that change the inventory.
 func changeVerbs(do doer) []*cobra.Command {
-	return []*cobra.Command{newAssign(do), newUnassign(do), newLevel(do), newProfile(do)}
+	return []*cobra.Command{newAssign(do), newUnassign(do), newCustomize(do), newLevel(do), newLayer(do), newProfile(do)}
 }
 
 // changeExitStatus is the part of their help that all of them have.
@@ -166,6 +166,9 @@ type changeOfOne struct {
 	Old       string `json:"old,omitempty"`
 	New       string `json:"new,omitempty"`
 	Why       string `json:"why,omitempty"` // no new level
+	// Layers above the level, topmost first, where they would be others.
+	OldAbove []string `json:"oldAbove,omitempty"`
+	NewAbove []string `json:"newAbove,omitempty"`
 }
 
 // hostsLevel stands for what a user without rules runs.
@@ -186,6 +189,9 @@ func newChangeReport(p *edit.Preview) *changeReport {
 		} else if c.After.Err != nil {
 			one.Why = edit.Why(c.After.Err)
 		}
+		if c.Customized() {
+			one.OldAbove, one.NewAbove = c.Before.Above, c.After.Above
+		}
 		r.Callers = append(r.Callers, one)
 	}
 	return r
@@ -204,12 +210,17 @@ func (r *changeReport) write(out io.Writer, most int) error {
 		fmt.Fprintln(w, "nobody runs another level by it")
 	}
 	for _, c := range r.Callers[:min(most, len(r.Callers))] {
-		fmt.Fprintf(w, "  %s\t%s\t-> %s\n", c.Caller, orDash(c.Old), orDash(c.New))
+		fmt.Fprintf(w, "  %s\t%s\t-> %s\n", c.Caller, stacked(c.Old, c.OldAbove), stacked(c.New, c.NewAbove))
 	}
 	if left := len(r.Callers) - most; left > 0 {
 		fmt.Fprintf(w, "  and %d more\n", left)
 	}
 	return w.Flush()
+}
+
+// stacked is a level with the layers above it.
+func stacked(level string, above []string) string {
+	return strings.Join(append([]string{orDash(level)}, above...), " + ")
 }
 
 // mostCallers is how many callers a summary names.

@@ -52,6 +52,8 @@ func hintFor(err error) string {
 		viewed    *mounter.InUseError
 		missing   *private.MissingError
 		noMerge   *private.MergeError
+		kind      *ldapmap.KindError
+		order     *ldapmap.OrderError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -70,6 +72,12 @@ func hintFor(err error) string {
 		return fmt.Sprintf("add the %s to the inventory, or correct the name where it is used", notFound.What)
 	case errors.As(err, &ambiguous):
 		return fmt.Sprintf("remove one of the two, or assign %s=LEVEL on a more specific entry", ambiguous.Component)
+	case errors.As(err, &kind) && kind.Want == ldapmap.KindVendor:
+		return "a level is the same for everybody: leave the layer out of it, and put it above with \"levelfs customize\""
+	case errors.As(err, &kind):
+		return fmt.Sprintf("refer to a layer of that kind, or to this one where layers of kind %s go: levelfs lint shows all of them", kind.Kind)
+	case errors.As(err, &order):
+		return fmt.Sprintf("give one of the two another number: levelfs customize CALLER %s=%s --order NN", order.Component, order.B.Layer)
 	case errors.As(err, &loop):
 		return fmt.Sprintf("remove the levelfsProfileRef from profile %s to %s", loop.Profiles[len(loop.Profiles)-2], loop.Profiles[len(loop.Profiles)-1])
 	case errors.As(err, &invalid):

@@ -5,24 +5,73 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
+	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/segment"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/ldapmap/ldifsource"
 )
 
-func newLayer(log *logrus.Logger) *cobra.Command {
+// newLayer has the verb that changes the inventory.
+func newLayer(do doer) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "layer",
-		Short: "Make and check layers",
+		Short: "Make, check and publish layers",
 		Args:  cobra.NoArgs,
 		RunE:  needsVerb,
 	}
+	cmd.AddCommand(newLayerPublish(do))
+	return cmd
+}
+
+// addLayerBuilds adds the verbs about images.
+func addLayerBuilds(cmd *cobra.Command, log *logrus.Logger) {
 	cmd.AddCommand(newLayerBuild(log), newLayerCheck())
+}
+
+func newLayerPublish(do doer) *cobra.Command {
+	var o changeOptions
+	var wanted edit.PublishLayers
+	cmd := &cobra.Command{
+		Use:   "publish FILE.ldif...",
+		Short: "Add layers to the inventory that belong to no level",
+		Long: `Add layers to the inventory, as "levelfs layer build" has printed them. With --kind
+they are customisation layers, which "levelfs customize" puts above the levels of a
+component: of the site, of a group, of a host or of a user. A level's own layers come
+with it: "levelfs level publish".
+
+A layer that is there already with the same image is left as it is; another image is
+another layer, with another name.
+
+` + sourceHelp + changeExitStatus,
+		Example: `  levelfs layer build /srv/build/site -o emacs-site-1.erofs --kind site >emacs-site-1.ldif
+  levelfs layer publish emacs-site-1.ldif
+  levelfs customize site emacs=emacs-site-1`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if wanted.Kind != "" && !slices.Contains(ldapmap.Kinds(), wanted.Kind) {
+				return &usageError{fmt.Sprintf("--kind %q: want one of %s", wanted.Kind, strings.Join(ldapmap.Kinds(), ", "))}
+			}
+			for _, file := range args {
+				entries, err := ldifsource.File(file)
+				if err != nil {
+					return err
+				}
+				wanted.Layers = append(wanted.Layers, entries...)
+			}
+			return do(cmd, wanted, o)
+		},
+	}
+	cmd.Flags().StringVar(&wanted.Kind, "kind", "", "on whose part they are: site, group, host or user (default: as the file says)")
+	whereFlags(cmd, &wanted.Where)
+	o.flags(cmd)
 	return cmd
 }
 
@@ -68,6 +117,7 @@ EXIT STATUS
 	cmd.Flags().StringVar(&o.entry.Name, "name", "", "the layer's name (default: the image's, without its suffix)")
 	cmd.Flags().StringVar(&o.entry.Base, "base", "dc=example,dc=org", "the DN below which the entry goes, in ou=layers")
 	cmd.Flags().StringVar(&o.entry.Segment, "segment", "", "the z/VM segment for it, NAME or NAME:NAME…")
+	cmd.Flags().StringVar(&o.entry.Kind, "kind", "", "on whose part it is: site, group, host or user (default: the vendor's, for levels)")
 	cmd.Flags().StringSliceVar(&o.entry.Arch, "arch", nil, "the architectures that it is for, as uname -m prints them")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON instead of LDIF")
 	return cmd

@@ -71,13 +71,15 @@ EXIT STATUS
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.AddCommand(newPlan(), newStatus(log), newLayer(log), newMap(log), newSegment(log), newLint(), newWho(),
+	root.AddCommand(newPlan(), newStatus(log), newMap(log), newSegment(log), newLint(), newWho(),
 		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC(),
 		newDiff(log), newReset(log), newAdopt(log), newCheck(), newDoctor(), newRun(args, log))
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":
 			addLevelReads(verb)
+		case "layer":
+			addLayerBuilds(verb, log)
 		case "profile":
 			addProfileReads(verb)
 		}

@@ -31,6 +31,8 @@ const (
 	VerbPublish           = "publish"
 	VerbRelease           = "release"
 	VerbRetire            = "retire"
+	VerbCustomize         = "customize"
+	VerbUncustomize       = "uncustomize"
 )
 
 // Assign gives a caller levels of components, instead of those that its entry assigns
@@ -175,17 +177,18 @@ func (at place) step(verb string) Step {
 			{Op: ldapmap.ModAdd, Attr: "objectClass", Values: []string{"device", ldapmap.ClassCaller}},
 			{Op: ldapmap.ModAdd, Attr: "cn", Values: []string{at.name}},
 		}
-	case at.kind != Profile && !ldapmap.IsCaller(*at.was):
+	case at.kind != Profile && at.kind != Site && !ldapmap.IsCaller(*at.was):
 		s.Mods = []ldapmap.Mod{{Op: ldapmap.ModAdd, Attr: "objectClass", Values: []string{ldapmap.ClassCaller}}}
 		s.Components = assigned(*at.was)
 	}
 	return s
 }
 
-// assigned are the components that the entry itself assigns levels of.
+// assigned are the components that the entry itself assigns levels of, or puts layers
+// above.
 func assigned(e ldapmap.Entry) []string {
 	var components []string
-	for _, attr := range []string{ldapmap.AttrAssignment, ldapmap.AttrMandatory} {
+	for _, attr := range []string{ldapmap.AttrAssignment, ldapmap.AttrMandatory, ldapmap.AttrCustomize} {
 		for _, v := range e.Attrs[strings.ToLower(attr)] {
 			component, _, _ := strings.Cut(v, "=")
 			components = append(components, component)

@@ -104,10 +104,7 @@ func (p Publish) layers(inv Inventory, source int) ([]Step, []string, error) {
 	var steps []Step
 	made := make(map[string]bool)
 	for _, e := range p.NewLayers {
-		if !ldapmap.IsLayer(e) {
-			return nil, nil, fmt.Errorf("entry %q is no layer", e.DN)
-		}
-		l, err := e.Layer()
+		l, err := newLayer(e)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -118,30 +115,39 @@ func (p Publish) layers(inv Inventory, source int) ([]Step, []string, error) {
 		if !slices.Contains(names, l.Name) {
 			names = append(names, l.Name)
 		}
-		same, err := sameLayer(inv, l)
+		if l.Kind != ldapmap.KindVendor {
+			return nil, nil, p.misplaced(l)
+		}
+		step, add, err := inv.addLayer(e, l, source)
 		if err != nil {
 			return nil, nil, err
 		}
-		if same {
-			continue
+		if add {
+			steps = append(steps, step)
 		}
-		step := Step{Source: source, DN: e.DN, Verb: VerbPublish, New: l.Name, Components: inv.users(l.Name)}
-		for _, attr := range spelled() {
-			if values := e.Attrs[strings.ToLower(attr)]; len(values) > 0 {
-				step.Mods = append(step.Mods, ldapmap.Mod{Op: ldapmap.ModAdd, Attr: attr, Values: values})
-			}
-		}
-		steps = append(steps, step)
 	}
 	for _, name := range names {
-		if !made[name] && len(inv.called(ldapmap.IsLayer, name)) == 0 {
+		hits := inv.called(ldapmap.IsLayer, name)
+		switch {
+		case made[name]:
+		case len(hits) == 0:
 			return nil, nil, &ldapmap.NotFoundError{What: "layer", Name: name}
+		default:
+			// One that cannot be decoded is refused when the level is asked for.
+			if l, err := hits[0].entry.Layer(); err == nil && l.Kind != ldapmap.KindVendor {
+				return nil, nil, p.misplaced(l)
+			}
 		}
 	}
 	if len(names) == 0 || len(names) > maxLayers {
 		return nil, nil, fmt.Errorf("level %q would have %d layers: want 1 to %d", p.Key, len(names), maxLayers)
 	}
 	return steps, names, nil
+}
+
+// misplaced is why a level cannot be made of a customisation layer.
+func (p Publish) misplaced(l ldapmap.Layer) error {
+	return &ldapmap.KindError{Layer: l.Name, Kind: l.Kind, By: p.Key.String(), Want: ldapmap.KindVendor}
 }
 
 // sameLayer reports whether the layer is there, with the same image.
@@ -156,6 +162,9 @@ func sameLayer(inv Inventory, l ldapmap.Layer) (bool, error) {
 		}
 		if old.Name != l.Name || old.Digest != l.Digest || old.FSType != l.FSType {
 			return false, &DigestError{Layer: l.Name, DN: h.entry.DN, Got: l.Digest, Want: old.Digest}
+		}
+		if old.Kind != l.Kind {
+			return false, fmt.Errorf("layer %q is there as one of kind %s, and not %s: %q", l.Name, old.Kind, l.Kind, h.entry.DN)
 		}
 		return true, nil
 	}
@@ -179,7 +188,7 @@ func (inv Inventory) users(layer string) []string {
 // spelled are the attributes that a layer's entry may have, as the schema writes them.
 func spelled() []string {
 	return []string{"objectClass", "cn", "levelfsFSType", "levelfsDigest", "levelfsSize", "levelfsUUID", "levelfsArch",
-		"levelfsSegment", "levelfsRange", "levelfsImage", "levelfsXIP", "levelfsManifest", "description"}
+		"levelfsSegment", "levelfsRange", "levelfsImage", "levelfsXIP", "levelfsManifest", "levelfsKind", "description"}
 }
 
 // component makes the component.

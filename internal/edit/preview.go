@@ -51,7 +51,7 @@ func Look(ctx context.Context, inv Inventory, intentions []Intention, progress f
 	}
 	// Who had no level and has none is not concerned, though it is for another reason.
 	p.Changes = slices.DeleteFunc(p.Changes, func(c fleet.Change) bool {
-		return c.Before.Err != nil && c.After.Err != nil && c.OwnBefore == c.OwnAfter
+		return c.Before.Err != nil && c.After.Err != nil && c.OwnBefore == c.OwnAfter && (c.OwnBefore || !c.Customized())
 	})
 	return p, nil
 }
@@ -77,8 +77,11 @@ type Count struct {
 	// A user without rules of the own runs what the host runs: before, or afterwards.
 	OldHosts bool `json:"oldIsHosts,omitempty"`
 	NewHosts bool `json:"newIsHosts,omitempty"`
-	Hosts    int  `json:"hosts"`
-	Users    int  `json:"users"`
+	// Layers above the level, joined by commas, where they are others afterwards.
+	OldAbove string `json:"oldAbove,omitempty"`
+	NewAbove string `json:"newAbove,omitempty"`
+	Hosts    int    `json:"hosts"`
+	Users    int    `json:"users"`
 }
 
 // Counts sums the changes up, most callers first among those of a component.
@@ -94,6 +97,9 @@ func (p *Preview) Counts() []Count {
 			key.New = ""
 		} else if c.After.Err != nil {
 			key.Why = Why(c.After.Err)
+		}
+		if c.Customized() && key.Why == "" {
+			key.OldAbove, key.NewAbove = strings.Join(c.Before.Above, ","), strings.Join(c.After.Above, ",")
 		}
 		i, ok := at[key]
 		if !ok {
@@ -144,19 +150,38 @@ func (c Count) String() string {
 	if c.OldHosts {
 		from = "the host's level of " + c.Component
 	}
+	var above string
+	if c.OldAbove != c.NewAbove {
+		above = fmt.Sprintf(", with %s above it instead of %s", orNothing(c.NewAbove), orNothing(c.OldAbove))
+	}
+	if above != "" && c.Old == c.New && c.OldHosts == c.NewHosts {
+		keep := "keep"
+		if one {
+			keep = "keeps"
+		}
+		return fmt.Sprintf("%s %s %s%s", who, keep, from, above)
+	}
 	switch {
 	case c.Why != "" && from == "":
 		return fmt.Sprintf("%s would still be without a level of %s: %s", who, c.Component, c.Why)
 	case c.Why != "":
 		return fmt.Sprintf("%s would be left without a level of %s, now %s: %s", who, c.Component, from, c.Why)
 	case c.NewHosts && from == "":
-		return fmt.Sprintf("%s %s the host's level of %s", who, get, c.Component)
+		return fmt.Sprintf("%s %s the host's level of %s%s", who, get, c.Component, above)
 	case c.NewHosts:
-		return fmt.Sprintf("%s %s from %s to the host's level", who, change, from)
+		return fmt.Sprintf("%s %s from %s to the host's level%s", who, change, from, above)
 	case from == "":
-		return fmt.Sprintf("%s %s %s, without a level of it now", who, get, c.New)
+		return fmt.Sprintf("%s %s %s, without a level of it now%s", who, get, c.New, above)
 	}
-	return fmt.Sprintf("%s %s from %s to %s", who, change, from, c.New)
+	return fmt.Sprintf("%s %s from %s to %s%s", who, change, from, c.New, above)
+}
+
+// orNothing is a list of names, or the word for none.
+func orNothing(names string) string {
+	if names == "" {
+		return "nothing"
+	}
+	return strings.ReplaceAll(names, ",", ", ")
 }
 
 func number(n int, what string) string {

@@ -11,6 +11,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -159,6 +160,9 @@ type Answer struct {
 	Level     string       // full name; "" if none
 	Rule      ldapmap.Rule // that decided; also where the level that it names is refused
 	Err       error        // why there is no level
+	// Above are the names of the layers above the level, topmost first; for a user those
+	// that the user's own entries put there.
+	Above []string
 }
 
 // Ask says which level a caller runs of a component. For a user it is the level that
@@ -172,13 +176,37 @@ func (f *Fleet) Ask(ctx context.Context, c Caller, component string) (a Answer, 
 	}
 	rule, decided := res.Rule()
 	a.Rule = rule
+	for _, layer := range res.Additions {
+		if layer.Used && (c.User == "" || layer.OfUser()) {
+			a.Above = append(a.Above, layer.Layer)
+		}
+	}
 	if c.User == "" {
 		return a, true
 	}
+	own = refuses(err, res.Additions)
 	for _, r := range res.Trail {
 		own = own || r.OfUser() && r.Level != "" && (!decided || r.Won)
 	}
 	return a, own
+}
+
+// refuses reports whether a layer that the user's own entries refer to is why there is no
+// level.
+func refuses(err error, additions []ldapmap.Addition) bool {
+	var kind *ldapmap.KindError
+	var order *ldapmap.OrderError
+	var missing *ldapmap.NotFoundError
+	var layer string
+	switch {
+	case errors.As(err, &kind):
+		layer = kind.Layer
+	case errors.As(err, &order):
+		layer = order.A.Layer
+	case errors.As(err, &missing) && missing.What == "layer":
+		layer = missing.Name
+	}
+	return slices.ContainsFunc(additions, func(a ldapmap.Addition) bool { return a.OfUser() && a.Layer == layer })
 }
 
 // Who asks for every caller: hosts, and the users who have rules of their own.
@@ -275,7 +303,13 @@ func Diff(ctx context.Context, before, after *Fleet, components []string, progre
 	return changes, nil
 }
 
+// Customized reports whether other layers would lie above the level.
+func (c Change) Customized() bool { return !slices.Equal(c.Before.Above, c.After.Above) }
+
 func (c Change) differs() bool {
+	if c.Customized() {
+		return true
+	}
 	if !c.OwnBefore && !c.OwnAfter {
 		return false
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -26,6 +27,8 @@ type Entry struct {
 	// Segment are the names of the z/VM segments that hold it, "A" or "A:B"; "": none.
 	// See [segment.ParseNames].
 	Segment string
+	// Kind is on whose part it is: site, group, host or user, or "" for the vendor's.
+	Kind string
 }
 
 // Check reports whether an inventory entry can be made for an image file of this name,
@@ -37,6 +40,9 @@ func (e Entry) Check(image string) error {
 	}
 	if file := filepath.Base(image); file == "." || file == ".." || file == "/" || !ldapmap.PlainPath(file) {
 		return fmt.Errorf("image name %q: want letters, digits and . _ + @ ~ -", file)
+	}
+	if e.Kind != "" && !slices.Contains(ldapmap.Kinds(), e.Kind) {
+		return fmt.Errorf("kind %q: want one of %s", e.Kind, strings.Join(ldapmap.Kinds(), ", "))
 	}
 	for _, arch := range e.Arch {
 		if strings.IndexFunc(arch, notArch) >= 0 || arch == "" {
@@ -87,6 +93,9 @@ func (r Result) LDIF(e Entry) (string, error) {
 	}
 	if r.Manifest != "" {
 		lines = append(lines, line{"levelfsManifest", r.Manifest})
+	}
+	if e.Kind != "" && e.Kind != ldapmap.KindVendor {
+		lines = append(lines, line{"levelfsKind", e.Kind})
 	}
 	for _, arch := range e.Arch {
 		lines = append(lines, line{"levelfsArch", arch})
