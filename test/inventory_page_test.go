@@ -147,7 +147,7 @@ func TestInventoryPage(t *testing.T) {
 
 func runPage(t *testing.T, m *testenv.Machine, commands []pageCommand, central string) {
 	m.Configure(fmt.Sprintf("[[source]]\ntype = \"ldif\"\npath = %q\n", m.InventoryDir()) + central)
-	for _, version := range []string{"29.4", "30.1"} {
+	for _, version := range []string{"29.4", "30.1", "site"} {
 		writeFile(t, filepath.Join(m.Mkdir("srv/build/emacs-"+version), "emacs"), version)
 	}
 	work := m.Mkdir("work")
