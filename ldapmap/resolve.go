@@ -352,14 +352,7 @@ func (l *lookup) first(ctx context.Context, withLevels bool) error {
 func (l *lookup) callerTerms() []Term {
 	terms := []Term{{class(classNetgroup), class(classCaller)}}
 	if l.query.Host != "" {
-		// A host is known by its short name or by its full one, whichever asks.
-		names := anyOf("cn", l.query.Host)
-		if short, _, full := strings.Cut(l.query.Host, "."); full {
-			names = anyOf("cn", l.query.Host, short)
-		} else {
-			names = append(names, Test{Attr: "cn", Op: Prefix, Value: short + "."})
-		}
-		terms = append(terms, Term{anyOf("objectClass", hostClasses()...), names})
+		terms = append(terms, HostTerms(l.query.Host)...)
 	}
 	if l.query.User != "" {
 		terms = append(terms,
@@ -367,6 +360,18 @@ func (l *lookup) callerTerms() []Term {
 			Term{class(classCaller), anyOf("memberUid", l.query.User)})
 	}
 	return terms
+}
+
+// HostTerms select the entries that may be the host's: it is known by its short name or
+// by its full one, whichever asks.
+func HostTerms(host string) []Term {
+	names := anyOf("cn", host)
+	if short, _, full := strings.Cut(host, "."); full {
+		names = anyOf("cn", host, short)
+	} else {
+		names = append(names, Test{Attr: "cn", Op: Prefix, Value: short + "."})
+	}
+	return []Term{{anyOf("objectClass", hostClasses()...), names}}
 }
 
 // caller puts an entry that callerTerms selected where it belongs. What a server has

@@ -196,6 +196,8 @@ func testAccess(t *testing.T, s server) {
 	newLayer := add(testenv.LayerDN("gcc-15"), "objectClass=levelfsLayer", "cn=gcc-15", "levelfsFSType=erofs")
 	plain, gcc13, gcc14 := testenv.HostDN("plain"), testenv.LevelDN("gcc", "13"), testenv.LevelDN("gcc", "14")
 	layer := testenv.LayerDN("gcc-14")
+	self := testenv.HostDN("self")
+	const report = "gcc@13 20270102030405Z ok"
 
 	for _, c := range []struct {
 		who, what string
@@ -235,10 +237,21 @@ func testAccess(t *testing.T, s server) {
 		{"bob", "changes whose a layer is", modify(layer, "replace", "levelfsKind", "site"), denied},
 		{"bob", "deletes a layer", remove(layer), denied},
 		{"bob", "adds a level", newLevel("gcc", "17"), denied},
+		{"self", "reports", modify(self, "add", "levelfsReport", report), 0},
+		{"self", "reports something else", modify(self, "replace", "levelfsReport", report+" x"), 0},
+		{"self", "reports for another host", modify(testenv.HostDN("lnx05"), "add", "levelfsReport", report), denied},
+		{"self", "assigns itself a level", modify(self, "add", "levelfsAssignment", "gcc=13"), denied},
+		{"self", "counts", modify(self, "add", "levelfsSerial", "1"), denied},
+		{"self", "describes itself", modify(self, "add", "description", "x"), denied},
+		{"ann", "reports for a host", modify(self, "add", "levelfsReport", report), denied},
+		{"reader", "reports for a host", modify(self, "add", "levelfsReport", report), denied},
 	} {
 		dn, password := "uid="+c.who+",ou=people,"+s.slapd.Base, "of-"+c.who
 		if c.who == "reader" {
 			dn, password = readerDN, s.password
+		}
+		if c.who == "self" {
+			dn = self
 		}
 		err := c.do(dialAs(t, s.slapd.URI, dn, password))
 		if c.want == 0 && err != nil || c.want != 0 && !ldap.IsErrorWithCode(err, c.want) {
@@ -252,6 +265,9 @@ func testAccess(t *testing.T, s server) {
 	result, err := dialAs(t, s.slapd.URI, readerDN, s.password).Search(everything)
 	if err != nil || len(result.Entries) < 100 {
 		t.Fatalf("the reader sees %d entries, %v", len(result.Entries), err)
+	}
+	if i := slices.IndexFunc(result.Entries, func(e *ldap.Entry) bool { return strings.EqualFold(e.DN, self) }); i < 0 || result.Entries[i].GetAttributeValue("levelfsReport") != report+" x" {
+		t.Errorf("the reader does not see the report of %q", self)
 	}
 	for _, e := range result.Entries {
 		for _, attr := range []string{"userPassword", "sn", "homeDirectory", "aci"} {

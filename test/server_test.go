@@ -174,8 +174,8 @@ func serverInventory() testenv.Inventory {
 	return inv
 }
 
-// serverLDIF is serverInventory with the people, an owner, a mandatory level and a host
-// that is no caller.
+// serverLDIF is serverInventory with the people, an owner, a mandatory level, a host that
+// is no caller and one that can bind.
 func serverLDIF() string {
 	text := serverInventory().LDIF() + people
 	text = strings.Replace(text, "dn: "+testenv.ComponentDN("gcc")+"\n", "dn: "+testenv.ComponentDN("gcc")+
@@ -191,6 +191,13 @@ levelfsMandatory: emacs=31~rc1
 dn: cn=plain,ou=hosts,dc=example,dc=org
 objectClass: device
 cn: plain
+
+dn: cn=self,ou=hosts,dc=example,dc=org
+objectClass: device
+objectClass: simpleSecurityObject
+objectClass: levelfsCaller
+cn: self
+userPassword: of-self
 `
 }
 

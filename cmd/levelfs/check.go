@@ -8,22 +8,25 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/levelfs/levelfs/internal/check"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
+	"github.com/levelfs/levelfs/internal/report"
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
 // A checkOptions is the command line of check.
 type checkOptions struct {
 	deep, lint, asJSON, nagios bool
+	report                     bool
 	prometheus                 string
 	limit                      time.Duration
 }
 
-func newCheck() *cobra.Command {
+func newCheck(log *logrus.Logger) *cobra.Command {
 	var o checkOptions
 	cmd := &cobra.Command{
 		Use:   "check [COMPONENT[@LEVEL]...]",
@@ -33,7 +36,7 @@ has mounted. With components, only what is about them.
 
 Each finding has a code, an object, a sentence and what to do. docs/findings.md
 explains the codes. Nothing is printed if all is well, and nothing is written; only
---deep keeps in the cache how far it came.
+--deep keeps in the cache how far it came, and --report tells the inventory.
 
 What is dead cannot hang a check: it is given up, and said to be unchecked. --deep
 reads all bytes of the layer images, slowly (check-rate in levelfs.toml), and goes on
@@ -46,7 +49,7 @@ EXIT STATUS
   3   something could not be checked; what was found is printed all the same
   64  the command line was wrong`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runCheck(cmd, o, args)
+			return runCheck(cmd, o, args, log)
 		},
 	}
 	cmd.Flags().BoolVar(&o.deep, "deep", false, "read all bytes of the layer images, and lint the inventory")
@@ -54,11 +57,12 @@ EXIT STATUS
 	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print JSON")
 	cmd.Flags().BoolVar(&o.nagios, "nagios", false, "print one line as a Nagios plugin does")
 	cmd.Flags().StringVar(&o.prometheus, "prometheus", "", "write metrics to `file`, for node_exporter's textfile collector")
+	cmd.Flags().BoolVar(&o.report, "report", false, "write into this host's entry what it runs, if [report] is enabled")
 	cmd.Flags().DurationVar(&o.limit, "time", 0, "give up after that long (default: check-time in levelfs.toml, 60s)")
 	return cmd
 }
 
-func runCheck(cmd *cobra.Command, o checkOptions, args []string) error {
+func runCheck(cmd *cobra.Command, o checkOptions, args []string, log *logrus.Logger) error {
 	keys, err := checkKeys(args)
 	if err == nil && o.limit < 0 {
 		err = fmt.Errorf("--time %v: must be positive", o.limit)
@@ -66,13 +70,16 @@ func runCheck(cmd *cobra.Command, o checkOptions, args []string) error {
 	if err == nil && o.asJSON && o.nagios {
 		err = errors.New("--json and --nagios exclude each other")
 	}
+	if err == nil && o.report && len(keys) > 0 {
+		err = errors.New("--report is about the whole machine: leave out the components")
+	}
 	if err == nil && o.prometheus != "" && len(keys) > 0 {
 		err = errors.New("--prometheus is about the whole machine: leave out the components")
 	}
 	if err != nil {
 		return &usageError{err.Error()}
 	}
-	report, err := checkMachine(cmd, o, keys)
+	report, err := checkMachine(cmd, o, keys, log)
 	if err != nil {
 		if o.nagios {
 			report = &check.Report{Unchecked: []check.Unchecked{{What: "this machine", Why: err.Error()}}}
@@ -118,7 +125,7 @@ func checkKeys(args []string) ([]ldapmap.Key, error) {
 
 // checkMachine makes the report. An error is that of a machine that cannot be checked at
 // all.
-func checkMachine(cmd *cobra.Command, o checkOptions, keys []ldapmap.Key) (*check.Report, error) {
+func checkMachine(cmd *cobra.Command, o checkOptions, keys []ldapmap.Key, log *logrus.Logger) (*check.Report, error) {
 	start := time.Now()
 	c, err := config.Load()
 	if err != nil {
@@ -168,9 +175,15 @@ func checkMachine(cmd *cobra.Command, o checkOptions, keys []ldapmap.Key) (*chec
 		findings = append(findings, wrong...)
 	}
 	finding.Sort(findings)
-	report := check.NewReport(state, findings)
-	report.Seconds = time.Since(start).Seconds()
-	return report, nil
+	if o.report && c.Report.Enable {
+		warnReport(log, func() error {
+			_, err := sendReports(cmd.Context(), c, report.Checked(state, findings), true, false)
+			return err
+		})
+	}
+	r := check.NewReport(state, findings)
+	r.Seconds = time.Since(start).Seconds()
+	return r, nil
 }
 
 func writeReport(out io.Writer, r *check.Report) error {

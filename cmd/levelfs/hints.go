@@ -14,6 +14,7 @@ import (
 	"github.com/levelfs/levelfs/internal/edit"
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/private"
+	"github.com/levelfs/levelfs/internal/report"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/trial"
 	"github.com/levelfs/levelfs/internal/view"
@@ -54,6 +55,7 @@ func hintFor(err error) string {
 		noMerge   *private.MergeError
 		kind      *ldapmap.KindError
 		order     *ldapmap.OrderError
+		noEntry   *report.NoEntryError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -62,6 +64,10 @@ func hintFor(err error) string {
 		return hint
 	}
 	switch {
+	case errors.Is(err, errNoReport):
+		return "set enable = true in [report], and as whom this host writes: levelfs.toml(5)"
+	case errors.As(err, &noEntry):
+		return "give the host an entry: levelfs assign host:" + noEntry.Host + " COMPONENT=LEVEL; or name its source in [report]"
 	case errors.As(err, &noLevel):
 		return fmt.Sprintf("add \"levelfsAssignment: %s=LEVEL\" to the host's entry, or give the component a levelfsDefault", noLevel.Component)
 	case errors.As(err, &unusable) && unusable.Successor != "":

@@ -77,7 +77,7 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 			}
 		}
 		if a.err != nil {
-			reports = append(reports, switchReport{Target: v.Target, User: who.user, From: v.Name, Error: a.err.Error()})
+			reports = append(reports, switchReport{Target: v.Target, User: who.user, From: v.Name, Error: a.err.Error(), err: a.err})
 			continue
 		}
 		report, err := s.change(cmd.Context(), v, a.Resolution)
@@ -88,5 +88,6 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 			errs = append(errs, &notMountedError{component: component})
 		}
 	}
+	s.report(cmd.Context(), reports)
 	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
 }

@@ -85,6 +85,7 @@ func runRollback(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Lo
 		report, err := s.change(cmd.Context(), v, r)
 		reports, errs = append(reports, report), append(errs, err)
 	}
+	s.report(cmd.Context(), reports)
 	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
 }
 

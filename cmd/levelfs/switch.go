@@ -91,6 +91,8 @@ type switchReport struct {
 	Plan     *mounter.Plan     `json:"plan,omitempty"`     // of a dry run
 	Commands []string          `json:"commands,omitempty"`
 	Error    string            `json:"error,omitempty"`
+
+	err error
 }
 
 // A switcher changes views of this machine.
@@ -218,6 +220,7 @@ func runSwitch(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Logg
 		report, err := s.change(cmd.Context(), v, r)
 		reports, errs = append(reports, report), append(errs, err)
 	}
+	s.report(cmd.Context(), reports)
 	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
 }
 
@@ -256,7 +259,7 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	report = switchReport{Target: v.Target, User: user, From: v.Name, To: r.Level.Name}
 	defer func() {
 		if err != nil {
-			report.Error = err.Error()
+			report.Error, report.err = err.Error(), err
 		}
 	}()
 	plan, err := view.Plan(ctx, s.config, r, v.Target, view.Options{User: user, Replaces: &v, Discard: s.options.discard})

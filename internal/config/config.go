@@ -63,6 +63,8 @@ type Config struct {
 	// Sources are the inventories, in order: an earlier one goes before a later
 	// one at the same rank.
 	Sources []Source `toml:"source"`
+	// Report is where this machine writes what it runs.
+	Report Report `toml:"report"`
 
 	root string
 }
@@ -171,6 +173,9 @@ func (c *Config) parse(text []byte) error {
 		if err := c.Sources[i].complete(c); err != nil {
 			return fmt.Errorf("source %d: %w", i+1, err)
 		}
+	}
+	if err := c.Report.check(c.Sources); err != nil {
+		return fmt.Errorf("report: %w", err)
 	}
 	return nil
 }

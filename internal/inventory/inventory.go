@@ -90,6 +90,24 @@ func OpenStores(c *config.Config, w Writer) ([]ldapmap.Store, error) {
 	return stores, nil
 }
 
+// OpenReport makes the source that has this machine's own entry twice: as it is read, and
+// as the machine itself writes to it. Nothing is connected to. The caller closes both.
+func OpenReport(c *config.Config) (read, write ldapmap.Store, err error) {
+	stores := make([]ldapmap.Store, 2)
+	for i, s := range []config.Source{c.Sources[c.Report.In(c.Sources)], c.Reporting()} {
+		source, err := open(s)
+		if err != nil {
+			return nil, nil, err
+		}
+		store, ok := source.(ldapmap.Store)
+		if !ok {
+			return nil, nil, fmt.Errorf("inventory %s: an %s source cannot be changed", source.Name(), s.Type)
+		}
+		stores[i] = store
+	}
+	return stores[0], stores[1], nil
+}
+
 func open(s config.Source) (ldapmap.Source, error) {
 	if s.Type == "ldif" {
 		return ldifsource.New(s.Path), nil
