@@ -107,6 +107,14 @@ func (s *Slapd) ClientCertificate(name string) (certFile, keyFile string, err er
 	})
 }
 
+// HostCertificate is ClientCertificate for cn=NAME,ou=hosts.
+func (s *Slapd) HostCertificate(name string) (certFile, keyFile string, err error) {
+	return s.ca.issue("host-"+name, &x509.Certificate{
+		Subject:     pkix.Name{CommonName: name, OrganizationalUnit: []string{"hosts"}},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+}
+
 // Certificate is a certificate by the template, from the server's CA, for a server
 // that is to be taken for it or not.
 func (s *Slapd) Certificate(template *x509.Certificate) (tls.Certificate, error) {
