@@ -71,10 +71,11 @@ func (e *ConflictError) Unwrap() error { return e.Err }
 // Everything selects all entries that levels are decided by, and names the attributes
 // that tools need of them: for [Store.All].
 func Everything() ([]Term, []string) {
-	classes := []string{classComponent, classLevel, classLayer, classProfile, classCaller, classNetgroup}
+	classes := []string{classComponent, classLevel, classLayer, classProfile, classCaller, classNetgroup, classRollout}
 	classes = append(append(classes, hostClasses()...), userClasses()...)
 	attrs := append(attributes(), "member", "uniqueMember", "memberUid", "uidNumber", "owner",
-		AttrVersion, AttrSerial, AttrHistory, "levelfsPackage", "levelfsArch", "levelfsRange")
+		AttrVersion, AttrSerial, AttrHistory, "levelfsPackage", "levelfsArch", "levelfsRange",
+		"levelfsRolloutLevel", "levelfsRing", "levelfsRingBefore", "levelfsRingAt", "levelfsGate", "levelfsRolloutState")
 	return []Term{{anyOf("objectClass", classes...)}}, attrs
 }
 
