@@ -3,12 +3,11 @@ package test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/testenv"
 )
@@ -72,10 +71,12 @@ func (f *fleet) source() string {
 	return testenv.LDAPSource(f.slapd.Base, f.slapd.URI) + fmt.Sprintf("bind-dn = %q\npassword-file = %q\n", testenv.ReaderDN, f.password)
 }
 
-// A guest is one of the hosts.
+// A guest is one of the hosts, with mounts of its own.
 type guest struct {
 	*testenv.Machine
-	target string
+	target string // where its view is
+	seen   string // the same, as this process sees it
+	pid    int    // of a process in its mount namespace
 }
 
 // guest is the host of that name, which reports as itself.
@@ -89,21 +90,51 @@ func (f *fleet) guest(name, more string) *guest {
 	}
 	g.Configure(more + f.source() + fmt.Sprintf("[report]\nenable = true\nbind-dn = %q\npassword-file = %q\n", testenv.HostDN(name), password))
 	g.target = g.Mkdir("sw/emacs")
+	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", untilEOF)
+	in, err := holder.StdinPipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	out, err := holder.StdoutPipe()
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	if err := holder.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() {
+		in.Close()
+		if err := holder.Wait(); err != nil {
+			f.t.Error(err)
+		}
+		wantNothingLeft(f.t, g.Root, g.Store)
+	})
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		f.t.Fatal(err)
+	}
+	g.pid = holder.Process.Pid
+	g.seen = fmt.Sprintf("/proc/%d/root%s", g.pid, g.target)
+	g.Levelfs, g.Helper = f.within(g, "levelfs", g.Levelfs), f.within(g, "mount.levelfs", g.Helper)
 	return g
 }
 
-// mount mounts what the host runs now; the test unmounts it at its end.
+// within is a program that runs another one among the guest's mounts.
+func (f *fleet) within(g *guest, name, program string) string {
+	f.t.Helper()
+	path := g.Path(name)
+	writeFile(f.t, path, fmt.Sprintf("#!/bin/sh\nexec nsenter --mount=/proc/%d/ns/mnt -- %s \"$@\"\n", g.pid, program))
+	if err := os.Chmod(path, 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	return path
+}
+
+// mount mounts what the host runs now. It goes with the guest's namespace.
 func (f *fleet) mount(g *guest) {
 	f.t.Helper()
 	if r := g.RunHelper("emacs", g.target); r.Exit != 0 {
 		f.t.Fatal(r)
 	}
-	f.t.Cleanup(func() {
-		if err := unix.Unmount(g.target, unix.UMOUNT_NOFOLLOW); err != nil {
-			f.t.Error(err)
-		}
-		wantNothingLeft(f.t, g.Root, g.Store)
-	})
 }
 
 // wantReport checks what the host's entry says, but for the time.
@@ -153,7 +184,7 @@ func TestReport(t *testing.T) {
 
 	// A change of level: in use, then failed, then made.
 	levelfs(t, f.admin, 0, "profile set canary emacs=2", "1 host changes from emacs@1 to emacs@2")
-	open, err := os.Create(filepath.Join(g.target, "open"))
+	open, err := os.Create(filepath.Join(g.seen, "open"))
 	if err != nil {
 		t.Fatal(err)
 	}

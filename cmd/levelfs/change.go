@@ -228,7 +228,13 @@ const mostCallers = 20
 
 // doChange does what is wanted: it reads the inventory, shows what would change for
 // whom, and writes it.
-func doChange(cmd *cobra.Command, wanted edit.Intention, o changeOptions) (err error) {
+func doChange(cmd *cobra.Command, wanted edit.Intention, o changeOptions) error {
+	return doChangeIf(cmd, wanted, o, func(*whole, io.Writer) error { return nil })
+}
+
+// doChangeIf is doChange, and asks first whether it may, with the inventory as it was
+// read. What that says for people goes to the writer.
+func doChangeIf(cmd *cobra.Command, wanted edit.Intention, o changeOptions, may func(*whole, io.Writer) error) (err error) {
 	if o.writer.PasswordFile != "" {
 		if o.writer.PasswordFile, err = filepath.Abs(o.writer.PasswordFile); err != nil {
 			return err
@@ -243,16 +249,21 @@ func doChange(cmd *cobra.Command, wanted edit.Intention, o changeOptions) (err e
 		return err
 	}
 	defer all.close()
+	out := cmd.OutOrStdout()
+	if o.json {
+		out = io.Discard
+	}
+	if err := may(all, out); err != nil {
+		return err
+	}
 	p, err := lookWithProgress(cmd, all.Inventory, []edit.Intention{wanted})
 	if err != nil {
 		return err
 	}
 	r := newChangeReport(p)
 	r.DryRun = o.dryRun
-	out := cmd.OutOrStdout()
 	if o.json {
 		defer func() { err = errors.Join(err, writeJSON(cmd.OutOrStdout(), r)) }()
-		out = io.Discard
 	}
 	if err := r.write(out, mostCallers); err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/private"
 	"github.com/levelfs/levelfs/internal/report"
+	"github.com/levelfs/levelfs/internal/rollout"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/trial"
 	"github.com/levelfs/levelfs/internal/view"
@@ -252,8 +253,28 @@ func changeHint(err error) string {
 		exists    *edit.ExistsError
 		place     *edit.PlaceError
 		referred  *edit.ReferredError
+		gate      *rollout.GateError
+		program   *rollout.ProgramError
+		over      *edit.RolloutStateError
+		half      *edit.UnfinishedError
+		changed   *edit.ChangedError
 	)
 	switch {
+	case errors.As(err, &gate) && len(gate.Failed) > 0:
+		return "see to these hosts, or give it up: levelfs rollout abort " + componentPart(gate.Level)
+	case errors.As(err, &gate):
+		return "wait, or have them report (levelfs report); --missing-ok N goes on without N of them"
+	case errors.As(err, &program):
+		return "see what it says above; or give the roll-out up: levelfs rollout abort"
+	case errors.As(err, &half):
+		return "complete it: levelfs rollout abort " + half.Component
+	case errors.As(err, &over) && over.State == ldapmap.RolloutPaused:
+		return "let it go on, or give it up: levelfs rollout resume, or abort, " + componentPart(over.Rollout)
+	case errors.As(err, &over) && over.State == ldapmap.RolloutRunning:
+		return "complete it, or give it up: levelfs rollout promote, or abort, " + componentPart(over.Rollout)
+	case errors.As(err, &changed):
+		return fmt.Sprintf("have it assign what the roll-out gave it (levelfs profile set %s %s=%s), or give the roll-out up: levelfs rollout abort %s",
+			changed.Profile, changed.Component, changed.Want, changed.Component)
 	case errors.As(err, &conflict):
 		return "look at it again, and repeat the command: \"levelfs level history\" shows who changed it"
 	case errors.As(err, &left) && len(left.commands) > 0:

@@ -149,6 +149,25 @@ func (inv Inventory) interrupted(f Found, w Where) ([]Step, error) {
 	return inv.give(f.Rings[f.At], f.Level, w)
 }
 
+// Given is the inventory as it would be if every ring had been given the level, and why
+// some cannot be.
+func (inv Inventory) Given(f Found, w Where) (Inventory, []error) {
+	var problems []error
+	for _, ring := range f.Rings {
+		r, err := inv.rung(ring.Profile, f.Level.Component, w)
+		if err == nil && r.level != f.Level.Level {
+			var steps []Step
+			if steps, err = assign(r.place, []ldapmap.Key{f.Level}, nil, false); err == nil {
+				inv, err = inv.With(steps[0])
+			}
+		}
+		if err != nil {
+			problems = append(problems, fmt.Errorf("ring %q: %w", ring.Profile, err))
+		}
+	}
+	return inv, problems
+}
+
 // mayRollOut refuses a level that a ring must not be given. The last ring is everybody
 // who is left: it gets released levels only.
 func (inv Inventory) mayRollOut(key ldapmap.Key, last bool) error {

@@ -233,6 +233,32 @@ func (f *Fleet) Who(ctx context.Context, component string, progress func(callers
 	return answers, nil
 }
 
+// A Trail is an Answer with all rules that were looked at for it.
+type Trail struct {
+	Answer
+	Trail []ldapmap.Rule
+}
+
+// Trails asks for every host.
+func (f *Fleet) Trails(ctx context.Context, component string) ([]Trail, error) {
+	hosts := f.callers
+	if i := slices.IndexFunc(hosts, func(c Caller) bool { return c.User != "" }); i >= 0 {
+		hosts = hosts[:i] // users come after them
+	}
+	trails := make([]Trail, len(hosts))
+	r := f.resolver()
+	err := each(ctx, len(hosts), nil, func(i int) {
+		res, err := r.Resolve(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: hosts[i].Host})
+		t := Trail{Answer: Answer{Caller: hosts[i], Component: component, Err: err}, Trail: res.Trail}
+		if err == nil {
+			t.Level = res.Level.Name
+		}
+		t.Rule, _ = res.Rule()
+		trails[i] = t
+	})
+	return trails, err
+}
+
 // each calls do for 0 to n-1, on all processors.
 func each(ctx context.Context, n int, progress func(done int), do func(i int)) error {
 	var next, done atomic.Int64

@@ -78,6 +78,20 @@ func (s *Slapd) Configure(dn, attr string, values ...string) error {
 	return nil
 }
 
+// ConfigValues returns the values of an attribute in the server's configuration.
+func (s *Slapd) ConfigValues(dn, attr string) ([]string, error) {
+	c, err := s.connectAsOwner()
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of slapd: %w", err)
+	}
+	defer c.Close()
+	r, err := c.Search(ldap.NewSearchRequest(dn, ldap.ScopeBaseObject, ldap.NeverDerefAliases, 0, 0, false, "(objectClass=*)", []string{attr}, nil))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration of slapd: %q: %w", dn, err)
+	}
+	return r.Entries[0].GetEqualFoldAttributeValues(attr), nil
+}
+
 // connectAsOwner connects as the user who runs slapd, who may change its
 // configuration.
 func (s *Slapd) connectAsOwner() (*ldap.Conn, error) {
