@@ -13,11 +13,13 @@ const classRollout = "levelfsRollout"
 // A Rollout is a level that is given to one ring of callers after the other. Lookups
 // know nothing of it: what it gives to whom is assignments of profiles.
 type Rollout struct {
-	DN    string       `json:"dn"`
-	Level Key          `json:"level"`
-	Rings []Ring       `json:"rings"` // in the order in which they are given the level
-	At    int          `json:"at"`    // index of the last ring that was, or is being given, the level
-	Gate  string       `json:"gate"`  // GateCheck, or the absolute path of a program
+	DN    string `json:"dn"`
+	Level Key    `json:"level"`
+	Rings []Ring `json:"rings"` // in the order in which they are given the level
+	// At is the index of the last ring that was given the level, or is being given it; -1 if
+	// none has it any more, as after an abort.
+	At    int          `json:"at"`
+	Gate  string       `json:"gate"` // GateCheck, or the absolute path of a program
 	State RolloutState `json:"state"`
 }
 
@@ -88,7 +90,9 @@ func (e Entry) Rollout() (Rollout, error) {
 		return r, e.invalid("levelfsRing", "", wantRing)
 	}
 	slices.SortFunc(r.Rings, func(a, b Ring) int { return cmp.Compare(a.Number, b.Number) })
-	if at := e.First("levelfsringat"); at != "" {
+	if at := e.First("levelfsringat"); at == "" && r.State == RolloutAborted {
+		r.At = -1
+	} else {
 		n, err := strconv.Atoi(at)
 		if r.At = r.ring(n); err != nil || r.At < 0 {
 			return r, e.invalid("levelfsRingAt", at, "the number of a ring")

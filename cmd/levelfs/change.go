@@ -81,6 +81,11 @@ func loadWhole(cmd *cobra.Command, more []ldapmap.Term, writer *inventory.Writer
 		return nil, err
 	}
 	w := &whole{config: c}
+	if writer != nil && writer.PasswordFile != "" {
+		if writer.PasswordFile, err = filepath.Abs(writer.PasswordFile); err != nil {
+			return nil, err
+		}
+	}
 	if writer != nil {
 		w.stores, err = inventory.OpenStores(c, *writer)
 	} else {
@@ -235,11 +240,6 @@ func doChange(cmd *cobra.Command, wanted edit.Intention, o changeOptions) error 
 // doChangeIf is doChange, and asks first whether it may, with the inventory as it was
 // read. What that says for people goes to the writer.
 func doChangeIf(cmd *cobra.Command, wanted edit.Intention, o changeOptions, may func(*whole, io.Writer) error) (err error) {
-	if o.writer.PasswordFile != "" {
-		if o.writer.PasswordFile, err = filepath.Abs(o.writer.PasswordFile); err != nil {
-			return err
-		}
-	}
 	writer := &o.writer
 	if o.dryRun {
 		writer = nil // who may look may try

@@ -267,18 +267,37 @@ named. Hosts go back at their next refresh, as they came.` + rolloutHelp + chang
 			if wanted.Component, err = parseComponentOnly(args[0]); err != nil {
 				return err
 			}
-			return doChangeIf(cmd, wanted, o, func(all *whole, out io.Writer) error {
+			err = doChangeIf(cmd, wanted, o, func(all *whole, out io.Writer) error {
 				others, err := wanted.Others(all.Inventory)
 				for _, other := range others {
 					fmt.Fprintf(out, "note: %v; it stays as it is\n", other)
 				}
 				return err
 			})
+			if err != nil || o.dryRun {
+				return err
+			}
+			return settleAbort(cmd, wanted, o)
 		},
 	}
 	whereFlags(cmd, &wanted.Where)
 	o.flags(cmd)
 	return cmd
+}
+
+// settleAbort writes down that all rings were restored, in the entry that the abort has
+// just changed.
+func settleAbort(cmd *cobra.Command, a edit.Abort, o changeOptions) error {
+	all, err := loadWhole(cmd, nil, &o.writer)
+	if err != nil {
+		return err
+	}
+	defer all.close()
+	steps, err := a.Settled(all.Inventory)
+	if err != nil {
+		return err
+	}
+	return apply(cmd.Context(), io.Discard, all.stores, steps, &changeReport{Changes: make([]changeLine, len(steps))})
 }
 
 func newRolloutStatus() *cobra.Command {
@@ -448,7 +467,11 @@ EXIT STATUS
 					for _, ring := range r.Rings {
 						rings = append(rings, ring.Profile)
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Level, r.State, r.Rings[r.At].Profile, strings.Join(rings, ","), r.Gate)
+					at := "-"
+					if r.At >= 0 {
+						at = rings[r.At]
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Level, r.State, at, strings.Join(rings, ","), r.Gate)
 				}
 				err = w.Flush()
 			}

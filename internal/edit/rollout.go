@@ -17,6 +17,7 @@ const (
 	VerbPause   = "rollout-pause"
 	VerbResume  = "rollout-resume"
 	VerbAbort   = "rollout-abort"
+	VerbSettle  = "rollout-restored"
 	VerbFinish  = "rollout-finish"
 )
 
@@ -314,7 +315,7 @@ func (s Start) over(inv Inventory, f Found) error {
 	if f.State == ldapmap.RolloutRunning || f.State == ldapmap.RolloutPaused {
 		return &RolloutStateError{Rollout: f.Level.String(), State: f.State, Wanted: "replaced by another one"}
 	}
-	if f.State == ldapmap.RolloutAborted {
+	if f.State == ldapmap.RolloutAborted && f.At >= 0 {
 		if left, err := inv.restore(f, s.Where); err != nil || len(left) > 0 {
 			return errors.Join(&UnfinishedError{Component: f.Level.Component, Profiles: dns(left)}, err)
 		}
@@ -464,7 +465,26 @@ func (a Abort) Steps(inv Inventory) ([]Step, error) {
 		steps = append(steps, f.state(ldapmap.RolloutAborted, VerbAbort))
 	}
 	restored, err := inv.restore(f, a.Where)
-	return append(steps, restored...), err
+	if steps = append(steps, restored...); err != nil || len(steps) > 0 {
+		return steps, err
+	}
+	return a.Settled(inv)
+}
+
+// Settled are the steps after those of an abort: it is written down that all rings have
+// been restored, so that what is assigned from then on is not taken for what was left
+// over. They are for an inventory that was read again, and none if there is nothing to
+// be written down.
+func (a Abort) Settled(inv Inventory) ([]Step, error) {
+	f, err := inv.Rollout(a.Component)
+	if err != nil || f.State != ldapmap.RolloutAborted || f.At < 0 {
+		return nil, err
+	}
+	if left, err := inv.restore(f, a.Where); err != nil || len(left) > 0 {
+		return nil, err
+	}
+	return []Step{{Source: f.Source, DN: f.DN, Was: &f.Entry, Verb: VerbSettle, Old: f.Level.Component + "=" + f.Level.Level,
+		Mods: set(&f.Entry, "levelfsRingAt")}}, nil
 }
 
 // restore are the steps that give the rings their former levels.

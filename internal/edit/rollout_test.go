@@ -97,13 +97,20 @@ func TestRollout(t *testing.T) {
 		`0 cn=early assign emacs=2 emacs=1: -Assignment=emacs=2 +Assignment=emacs=1`,
 		`0 cn=canary assign emacs=2 emacs=1: -Assignment=emacs=2 +Assignment=emacs=1`)
 	wantRings(t, inv, "aborted", `"1" "1" ""`)
-	wantSteps(t, "abort again", does(t, &inv, Abort{Component: "emacs"}))
+	wantSteps(t, "abort again", does(t, &inv, Abort{Component: "emacs"}),
+		`0 cn=rollout rollout-restored emacs=2 -: -RingAt=2`)
+	wantSteps(t, "and again", does(t, &inv, Abort{Component: "emacs"}))
+	// What is assigned now is no remainder of it.
+	later := inv
+	does(t, &later, Assign{Caller: caller("profile:canary"), Levels: []ldapmap.Key{key("emacs@2")}})
+	wantSteps(t, "abort of what is over", does(t, &later, Abort{Component: "emacs"}))
+	does(t, &later, start("1", "canary", "early"))
 
 	// Another one in its place, with fewer rings; the history stays.
 	wantSteps(t, "another", does(t, &inv, start("1", "early", "canary")),
-		`0 cn=rollout rollout-start - emacs=1,ring=early: -RolloutLevel=emacs@2 +RolloutLevel=emacs@1 -Ring=00:canary|01:early|02:all +Ring=00:early|01:canary -RingAt=2 +RingAt=0 -RingBefore=01:emacs=1|02: -RolloutState=aborted +RolloutState=running`)
+		`0 cn=rollout rollout-start - emacs=1,ring=early: -RolloutLevel=emacs@2 +RolloutLevel=emacs@1 -Ring=00:canary|01:early|02:all +Ring=00:early|01:canary +RingAt=0 -RingBefore=01:emacs=1|02: -RolloutState=aborted +RolloutState=running`)
 	f, err := inv.Rollout("emacs")
-	if err != nil || len(Records(f.Entry)) != 5 {
+	if err != nil || len(Records(f.Entry)) != 6 {
 		t.Errorf("%v, %v", Records(f.Entry), err)
 	}
 	verbs := make(map[string]int)
@@ -266,7 +273,7 @@ func TestRolloutDecode(t *testing.T) {
 	for attr, values := range map[string][][]string{
 		"levelfsrolloutlevel": {{}, {"emacs"}, {"../x@1"}},
 		"levelfsring":         {{}, {"canary"}, {"00:a/b"}, {"00:a", "00:b"}, {"00:a", "01:A"}, {"-1:a"}},
-		"levelfsringat":       {{"1"}, {"x"}, {"0", "5"}},
+		"levelfsringat":       {{}, {"1"}, {"x"}, {"0", "5"}},
 		"levelfsringbefore":   {{"00:emacs=1"}, {"00:vi=1", "05:"}, {"00:emacs=../1", "05:"}, {"00:x", "05:"}, {"07:", "00:", "05:"}},
 		"levelfsgate":         {{"gate"}, {"/"}, {"/x y"}, {"/a/../b"}, {"/$(x)"}},
 		"levelfsrolloutstate": {{}, {"waiting"}},

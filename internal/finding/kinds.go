@@ -43,6 +43,8 @@ const (
 	SamePlace       Code = "LV180"
 	Reserved        Code = "LV181"
 	InTree          Code = "LV182"
+	RolloutOfNone   Code = "LV183"
+	RolloutHalf     Code = "LV184"
 )
 
 // Codes of findings on a machine.
@@ -202,6 +204,12 @@ func Kinds() []Kind {
 		{InTree, "Mount point in the shared tree", Critical,
 			"A component's own mount point lies in the shared tree, or the tree below it. automount serves the tree by another map.",
 			"Give it a levelfsMountPoint elsewhere."},
+		{RolloutOfNone, "Roll-out of what is not there", Warning,
+			"A roll-out that is not over is of a level that no source has or that is retired, or one of its rings is a profile that no source has. It cannot go on.",
+			"Add what is missing, or end it with levelfs rollout abort."},
+		{RolloutHalf, "Roll-out that its rings do not agree with", Warning,
+			"A ring of a roll-out does not assign what the roll-out says: a verb was interrupted, or somebody has changed the profile besides it.",
+			"Repeat the verb that was interrupted: levelfs rollout promote, or abort, completes it. Otherwise assign the level again, or abort."},
 		{OtherLevel, "Another level is wanted than is mounted", Warning,
 			"A view shows another level than the inventory gives its host or user now. It changes when the view is next mounted; automount does not unmount what is in use.",
 			"levelfs switch COMPONENT, or end the processes that the finding names and let automount unmount it."},

@@ -30,6 +30,7 @@ func Run(ctx context.Context, f *fleet.Fleet, o Options, progress func(callers i
 	l.contents()
 	l.segments()
 	l.places()
+	l.rollouts()
 	if err := l.rules(ctx, progress); err != nil {
 		return nil, err
 	}
@@ -106,6 +107,9 @@ func (l *linter) read() {
 				y = ldapmap.Layer{}
 			}
 			keep(l.layers, e.Attrs["cn"], layer{e, y})
+		case ldapmap.IsRollout(e.Entry):
+			_, err := e.Rollout()
+			l.invalid(e, err)
 		case ldapmap.IsProfile(e.Entry):
 			for _, name := range e.Attrs["cn"] {
 				keep(l.profiles, []string{strings.ToLower(name)}, e)

@@ -375,7 +375,25 @@ func faults() []fault {
 			[]string{"LV180 cn=vi,dc=x"}, `lies within "/opt/emacs" of "emacs"`},
 		{"by-user", nil, entryText("dn: cn=by-user,dc=x", "objectClass: levelfsComponent"), "", []string{"LV181 cn=by-user,dc=x"}, "by-user"},
 		{"tree", []string{"levelfsMountPoint: /opt/emacs", "levelfsMountPoint: /sw/emacs"}, "", "", []string{"LV182 cn=emacs,dc=x"}, `"/sw"`},
+
+		{"roll-out that agrees", nil, rollout("2", "running", "inner"), "", nil, ""},
+		{"roll-out that is over", nil, rollout("9", "aborted", "nosuch", "levelfsRingAt: 0\n", ""), "", nil, ""},
+		{"roll-out of no level", nil, rollout("9", "paused", "inner"), "", []string{"LV183 " + roll, "LV184 " + roll}, `"emacs@9" that is not there`},
+		{"roll-out of a retired level", []string{"levelfsState: released", "levelfsState: retired", "levelfsAssignment: emacs=2", "levelfsAssignment: emacs=1"}, rollout("2", "running", "outer"), "",
+			[]string{"LV183 " + roll, "LV184 " + roll}, "is retired"},
+		{"roll-out to no profile", nil, rollout("2", "running", "nosuch"), "", []string{"LV183 " + roll}, `"nosuch"`},
+		{"roll-out that was interrupted", nil, rollout("1", "running", "inner"), "", []string{"LV184 " + roll}, "does not assign it"},
+		{"abort that was interrupted", nil, rollout("2", "aborted", "inner"), "", []string{"LV184 " + roll}, "has emacs@2 still"},
+		{"roll-out that cannot be read", nil, rollout("2", "running", "inner", "levelfsRing: 00:inner", "levelfsRing: inner"), "", []string{"LV110 " + roll}, "levelfsRing"},
 	}
+}
+
+const roll = "cn=rollout,cn=emacs,dc=x"
+
+// rollout is a roll-out at its one ring, with replacements in pairs.
+func rollout(level, state, profile string, edit ...string) string {
+	return strings.NewReplacer(edit...).Replace(entryText("dn: "+roll, "objectClass: levelfsRollout", "levelfsRolloutLevel: emacs@"+level,
+		"levelfsRolloutState: "+state, "levelfsRing: 00:"+profile, "levelfsRingAt: 0", "levelfsRingBefore: 00:emacs=1"))
 }
 
 // TestConfused: a lookup takes the profile that it met first, which is not the first

@@ -19,7 +19,7 @@ func (l *linter) references() {
 			l.defaultLevel(e)
 		case ldapmap.IsLevel(e.Entry):
 			l.levelRefs(e)
-		case ldapmap.IsLayer(e.Entry):
+		case ldapmap.IsLayer(e.Entry), ldapmap.IsRollout(e.Entry):
 		default:
 			l.callerRefs(e)
 		}

@@ -122,8 +122,11 @@ func (r Reports) of(host, component string) *report.Report {
 // Look finds out how the roll-out goes.
 func Look(ctx context.Context, inv edit.Inventory, f edit.Found, w edit.Where, reports Reports) (*Status, error) {
 	s := &Status{Component: f.Level.Component, Level: f.Level.String(), State: f.State, Gate: f.Gate, DN: f.DN,
-		Source: inv.Sources()[f.Source].Name(), At: f.Rings[f.At].Profile}
-	if f.At+1 < len(f.Rings) {
+		Source: inv.Sources()[f.Source].Name()}
+	if f.At >= 0 {
+		s.At = f.Rings[f.At].Profile
+	}
+	if f.State == ldapmap.RolloutRunning && f.At+1 < len(f.Rings) {
 		s.Next = f.Rings[f.At+1].Profile
 	}
 	given, problems := inv.Given(f, w)
