@@ -73,7 +73,7 @@ EXIT STATUS
 	root.SetErr(stderr)
 	root.AddCommand(newPlan(), newStatus(log), newMap(log), newSegment(log), newLint(), newWho(),
 		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC(),
-		newDiff(log), newReset(log), newAdopt(log), newCheck(log), newDoctor(), newRun(args, log), newReport(), newRollout())
+		newDiff(log), newReset(log), newAdopt(log), newCheck(log), newDoctor(), newRun(args, log), newReport(), newRollout(), newWatch(log))
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

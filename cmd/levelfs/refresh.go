@@ -1,7 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
+	"io"
 	"slices"
 
 	"github.com/sirupsen/logrus"
@@ -37,17 +39,23 @@ EXIT STATUS
 }
 
 func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.Logger) error {
+	_, err := refresh(cmd.Context(), cmd.OutOrStdout(), args, o, log)
+	return err
+}
+
+// refresh gives views their levels, says which, and reports.
+func refresh(ctx context.Context, out io.Writer, args []string, o switchOptions, log *logrus.Logger) ([]switchReport, error) {
 	var components []string
 	for _, arg := range args {
 		component, err := parseComponent(arg)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		components = append(components, component)
 	}
-	s, err := newSwitcher(cmd.Context(), "", o, log)
+	s, err := newSwitcher(ctx, "", o, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer s.Close()
 	type answer struct {
@@ -66,7 +74,7 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 		}
 		a, asked := answers[who]
 		if !asked {
-			a.Resolution, a.err = s.resolve(cmd.Context(), ldapmap.Key{Component: who.component}, who.user)
+			a.Resolution, a.err = s.resolve(ctx, ldapmap.Key{Component: who.component}, who.user)
 			answers[who] = a
 			if a.err != nil {
 				errs = append(errs, a.err)
@@ -80,7 +88,7 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 			reports = append(reports, switchReport{Target: v.Target, User: who.user, From: v.Name, Error: a.err.Error(), err: a.err})
 			continue
 		}
-		report, err := s.change(cmd.Context(), v, a.Resolution)
+		report, err := s.change(ctx, v, a.Resolution)
 		reports, errs = append(reports, report), append(errs, err)
 	}
 	for _, component := range components {
@@ -88,6 +96,6 @@ func runRefresh(cmd *cobra.Command, args []string, o switchOptions, log *logrus.
 			errs = append(errs, &notMountedError{component: component})
 		}
 	}
-	s.report(cmd.Context(), reports)
-	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
+	s.report(ctx, reports)
+	return reports, errors.Join(append(errs, s.write(out, reports))...)
 }

@@ -65,6 +65,8 @@ type Config struct {
 	Sources []Source `toml:"source"`
 	// Report is where this machine writes what it runs.
 	Report Report `toml:"report"`
+	// Watch is how levelfs watch takes its time.
+	Watch Watch `toml:"watch"`
 
 	root string
 }
@@ -153,6 +155,7 @@ func (c *Config) parse(text []byte) error {
 	if c.CheckRate.Bytes == 0 {
 		c.CheckRate.Bytes = 50 << 20
 	}
+	c.Watch.complete()
 	for name, m := range c.Maps {
 		if err := m.check(name, c.Map); err != nil {
 			return fmt.Errorf("maps.%q: %w", name, err)

@@ -49,6 +49,7 @@ func TestDefaults(t *testing.T) {
 				Keep:      Duration{720 * time.Hour},
 				CacheSize: Size{16 << 20}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20},
 				Sources: []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
+				Watch:   Watch{Settle: Duration{time.Second}, Jitter: Duration{10 * time.Second}, Probe: Duration{5 * time.Minute}},
 				root:    got.root,
 			}
 			if !reflect.DeepEqual(got, want) {
@@ -113,6 +114,11 @@ srv = "example.net"
 sasl = "external"
 cert = "/wc"
 key = "/wk"
+
+[watch]
+settle = "2s"
+jitter = "1m"
+probe = "10m"
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -129,6 +135,7 @@ key = "/wk"
 				Identity: Identity{BindDN: "cn=reader", PasswordFile: "/etc/levelfs/password", Cert: "/c", Key: "/k"},
 				Write:    Write{URI: []string{"ldaps://c"}, SRV: "example.net", Identity: Identity{SASL: "external", Cert: "/wc", Key: "/wk"}}},
 		},
+		Watch: Watch{Settle: Duration{2 * time.Second}, Jitter: Duration{time.Minute}, Probe: Duration{10 * time.Minute}},
 		root: got.root,
 	}
 	if !reflect.DeepEqual(got, want) {

@@ -62,6 +62,8 @@ type Source struct {
 	srv     []string    // services whose SRV records were not asked for yet
 	server  int         // the one that is asked; those before it have failed
 	conn    *connection // to it; nil: not yet
+
+	position position // of the last Watch
 }
 
 // New checks the configuration. It does not connect.
@@ -312,8 +314,9 @@ func (s *Source) deadline(ctx context.Context, patience time.Duration) (time.Tim
 // final is the error for an answer that no other server would better, or nil.
 func (s *Source) final(err error) error {
 	var wrong *ldapmap.ConfigError
+	var unable *ldapmap.NoWatchError
 	switch {
-	case errors.As(err, &wrong):
+	case errors.As(err, &wrong), errors.As(err, &unable):
 		return err
 	case ldap.IsErrorWithCode(err, ldap.LDAPResultNoSuchObject):
 		err = fmt.Errorf("base %q does not exist", s.config.Base)

@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+
+	"github.com/go-ldap/ldap/v3"
 )
 
 // A limit is what a server may deliver over one connection. go-ldap decodes
@@ -148,12 +150,14 @@ func (l *limit) checkShape(b []byte, depth int, left *int) error {
 	return nil
 }
 
-// checkControls looks at the third part of a message whose shape is good.
+// checkControls looks at the third part of a message whose shape is good, and at the
+// second if it is an intermediate response, which go-ldap takes for a control.
 func checkControls(message []byte) error {
+	const intermediate = 0x60 | ldap.ApplicationIntermediateResponse
 	_, parts, _ := berLength(message[1:])
 	for n := 0; len(parts) > 0; n++ {
 		length, content, _ := berLength(parts[1:])
-		if n >= 2 && length > maxControls {
+		if (n >= 2 || n == 1 && parts[0] == intermediate) && length > maxControls {
 			return fmt.Errorf("controls of %d bytes, more than %d", length, maxControls)
 		}
 		parts = content[length:]
