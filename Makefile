@@ -40,7 +40,7 @@ install: ## install what make build built, below DESTDIR
 	$(BIN)/levelfs completion zsh >$(DESTDIR)/usr/share/zsh/vendor-completions/_levelfs
 	install -m 0644 packaging/schema/levelfs.schema packaging/schema/*.ldif docs/servers.md $(DESTDIR)/usr/share/levelfs/schema/
 	install -d $(DESTDIR)/usr/lib/systemd/system $(DESTDIR)/etc/cron.d
-	install -m 0644 packaging/systemd/levelfs-check.* $(DESTDIR)/usr/lib/systemd/system/
+	install -m 0644 packaging/systemd/levelfs-* $(DESTDIR)/usr/lib/systemd/system/
 	install -m 0644 packaging/cron/levelfs $(DESTDIR)/etc/cron.d/
 	test -e $(DESTDIR)/etc/levelfs/levelfs.toml || install -m 0644 packaging/levelfs.toml $(DESTDIR)/etc/levelfs/
 	test -e $(DESTDIR)/etc/auto.master.d/levelfs.autofs || install -m 0644 packaging/levelfs.autofs $(DESTDIR)/etc/auto.master.d/
