@@ -3,8 +3,8 @@
 // (levelfsReport). Roll-outs go on, or do not, by it.
 //
 // The host writes the attribute into its own entry, and should be the only one who may.
-// It is an ordinary attribute of levelfsCaller: servers do not let schemas of users
-// declare operational ones. No lookup asks for it.
+// It is an ordinary attribute of levelfsCaller: operational ones are for what servers
+// maintain themselves. No lookup asks for it.
 //
 // Nothing is written where nothing has changed, and the time in a report is that of the
 // change: it does not say that the host lives. Whoever reads reports must not trust them
