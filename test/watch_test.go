@@ -441,3 +441,44 @@ func TestWatchNone(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestWatchDS389: 389 Directory Server tells of changes, with its plugins for it.
+func TestWatchDS389(t *testing.T) {
+	d := startDS389(t, serverLDIF())
+	for _, plugin := range []string{"Retro Changelog Plugin", "Content Synchronization"} {
+		if err := d.Modify("cn="+plugin+",cn=plugins,cn=config", "nsslapd-pluginEnabled", "on"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	source := newSource(t, ldapsource.Config{URIs: []string{d.URI}, Base: d.Base, BindDN: readerDN, PasswordFile: secret(t, readerPassword)})
+	terms, attrs := ldapmap.Deciding("lnx01", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.WaitLimit)
+	defer cancel()
+	changing, begun := make(chan error, 1), false
+	var told []string
+	err := source.Watch(ctx, ldapmap.Watch{Terms: terms, Attrs: attrs, Probe: time.Hour,
+		Ready: func() {
+			begun = true
+			go func() {
+				changing <- errors.Join(d.Modify(testenv.HostDN("lnx05"), "description", "x"), d.Modify(testenv.ProfileDN("p1"), "levelfsAssignment", "emacs=30.1-1"))
+			}()
+		},
+		Changed: func(e ldapmap.Entry, _ bool) {
+			if begun {
+				told = append(told, e.DN)
+				cancel()
+			}
+		}})
+	if !errors.Is(err, context.Canceled) || len(told) != 1 || told[0] != testenv.ProfileDN("p1") {
+		t.Fatalf("told of %q, and then %v", told, err)
+	}
+	if err := <-changing; err != nil {
+		t.Error(err)
+	}
+}
