@@ -39,7 +39,7 @@ EXIT STATUS
 		Example: `  levelfs report --dry-run`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runReport(cmd, dryRun, asJSON)
+			return reportNow(cmd, dryRun, asJSON)
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be written, and write nothing")
@@ -50,7 +50,7 @@ EXIT STATUS
 // errNoReport is a report of a machine that is not set up for it.
 var errNoReport = errors.New("[report] is not enabled in levelfs.toml")
 
-func runReport(cmd *cobra.Command, dryRun, asJSON bool) error {
+func reportNow(cmd *cobra.Command, dryRun, asJSON bool) error {
 	c, err := config.Load()
 	if err != nil {
 		return err

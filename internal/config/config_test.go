@@ -136,7 +136,7 @@ probe = "10m"
 				Write:    Write{URI: []string{"ldaps://c"}, SRV: "example.net", Identity: Identity{SASL: "external", Cert: "/wc", Key: "/wk"}}},
 		},
 		Watch: Watch{Settle: Duration{2 * time.Second}, Jitter: Duration{time.Minute}, Probe: Duration{10 * time.Minute}},
-		root: got.root,
+		root:  got.root,
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)

@@ -66,6 +66,9 @@ func TestMessages(t *testing.T) {
 		{"many messages", bytes.Repeat(testenv.LDAPMessage(1, done), 20), &limit{value: 30, message: 100, elements: 10, totalBytes: 250}, "more than 250 bytes"},
 		{"many values in all", bytes.Repeat(testenv.LDAPMessage(1, done), 6), tiny, "more than 25 values"},
 		{"long controls", testenv.LDAPMessage(1, done, testenv.BERSequence(testenv.BEROctets("1.2.3"), testenv.BEROctets(strings.Repeat("x", maxControls)))), lookupLimit(), "controls of"},
+		{"long intermediate response", testenv.LDAPMessage(1, intermediate(maxControls)), lookupLimit(), "controls of"},
+		{"intermediate response", testenv.LDAPMessage(1, intermediate(maxControls-100)), lookupLimit(), ""},
+		{"long entry", testenv.LDAPMessage(1, testenv.LDAPEntry(strings.Repeat("x", maxControls+1), nil)), lookupLimit(), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +86,14 @@ func TestMessages(t *testing.T) {
 			}
 		})
 	}
+}
+
+// intermediate is a response whose value, which go-ldap decodes, has so many bytes.
+func intermediate(bytes int) *ber.Packet {
+	r := ber.Encode(ber.ClassApplication, ber.TypeConstructed, ldap.ApplicationIntermediateResponse, nil, "")
+	r.AppendChild(testenv.BEROctets("1.3.6.1.4.1.4203.1.9.1.4"))
+	r.AppendChild(testenv.BEROctets(strings.Repeat("x", bytes)))
+	return r
 }
 
 // FuzzMessages checks that what is handed on, go-ldap's decoder takes whole: nothing
