@@ -55,5 +55,5 @@ func Deciding(host string, users []string) (terms []Term, attrs []string) {
 	if len(users) > 0 {
 		terms = append(terms, Term{anyOf("objectClass", userClasses()...), anyOf("uid", users...)})
 	}
-	return terms, []string{"objectClass", attrAssignment, attrMandatory, attrProfileRef}
+	return terms, []string{"objectClass", attrAssignment, attrMandatory, attrProfileRef, attrCustomize}
 }

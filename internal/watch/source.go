@@ -79,7 +79,7 @@ func (s *Server) matters(e ldapmap.Entry, gone bool) bool {
 		return true
 	}
 	var says strings.Builder
-	for _, attr := range []string{"objectclass", "levelfsassignment", "levelfsmandatory", "levelfsprofileref"} {
+	for _, attr := range []string{"objectclass", "levelfsassignment", "levelfsmandatory", "levelfsprofileref", "levelfscustomize"} {
 		fmt.Fprintf(&says, "%q", slices.Sorted(slices.Values(e.Attrs[attr])))
 	}
 	was, known := s.own[e.DN]

@@ -226,6 +226,7 @@ func TestMatters(t *testing.T) {
 		"the same, reversed": {host("levelfsassignment=vi=1", "levelfsassignment=emacs=1"), 0},
 		"assignment":         {host("levelfsassignment=emacs=2", "levelfsassignment=vi=1"), 1},
 		"mandatory":          {host("levelfsassignment=emacs=1", "levelfsassignment=vi=1", "levelfsmandatory=emacs=1"), 1},
+		"customisation":      {host("levelfsassignment=emacs=1", "levelfsassignment=vi=1", "levelfscustomize=emacs=00:x"), 1},
 		"profile of its own": {host("levelfsassignment=emacs=1", "levelfsassignment=vi=1", "levelfsprofileref=x"), 1},
 		"another host":       {ldapmap.Entry{DN: "cn=lnx01.x", Attrs: host().Attrs}, 1},
 		"the profile":        {profile, 1},
