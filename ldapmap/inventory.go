@@ -34,7 +34,8 @@ type Component struct {
 	Default     string        `json:"default,omitempty"`    // level, or "" for none
 	MountPoint  string        `json:"mountPoint,omitempty"` // absolute path for direct maps, or ""
 	Private     PrivatePolicy `json:"private"`
-	XIP         string        `json:"xip,omitempty"` // auto, require or off, or ""; see [Layer]
+	XIP         string        `json:"xip,omitempty"`     // auto, require or off, or ""; see [Layer]
+	OnStale     string        `json:"onStale,omitempty"` // warn or stop, or "": the machine says
 	Description string        `json:"description,omitempty"`
 }
 
@@ -96,7 +97,7 @@ func (e Entry) single(attrs ...string) error {
 }
 
 func decodeComponent(e Entry, name string) (Component, error) {
-	if err := e.single("levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP"); err != nil {
+	if err := e.single("levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP", "levelfsOnStale"); err != nil {
 		return Component{}, err
 	}
 	c := Component{
@@ -106,10 +107,14 @@ func decodeComponent(e Entry, name string) (Component, error) {
 		MountPoint:  e.First("levelfsmountpoint"),
 		Private:     PrivatePolicy(strings.ToLower(e.First("levelfsprivate"))),
 		XIP:         strings.ToLower(e.First("levelfsxip")),
+		OnStale:     strings.ToLower(e.First("levelfsonstale")),
 		Description: e.First("description"),
 	}
 	if !validXIP(c.XIP) {
 		return c, e.invalid("levelfsXIP", c.XIP, wantXIP)
+	}
+	if c.OnStale != "" && c.OnStale != "warn" && c.OnStale != "stop" {
+		return c, e.invalid("levelfsOnStale", c.OnStale, "warn or stop")
 	}
 	if c.Default != "" && !validLevel(c.Default) {
 		return c, e.invalid("levelfsDefault", c.Default, "a level name such as 29.4-1")

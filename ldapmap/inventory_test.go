@@ -46,6 +46,9 @@ func TestDecodeComponent(t *testing.T) {
 		{"mount point", []string{"levelfsMountPoint: /opt/emacs-29@x"}, ""},
 		{"ephemeral", []string{"levelfsPrivate: Ephemeral"}, ""},
 		{"none", []string{"levelfsPrivate: none"}, ""},
+		{"on stale", []string{"levelfsOnStale: Stop"}, ""},
+		{"something else on stale", []string{"levelfsOnStale: refuse"}, "levelfsOnStale"},
+		{"two on stale", []string{"levelfsOnStale: stop", "levelfsOnStale: warn"}, "levelfsOnStale"},
 		{"default with its component", []string{"levelfsDefault: emacs@29"}, "levelfsDefault"},
 		{"default with a slash", []string{"levelfsDefault: ../29"}, "levelfsDefault"},
 		{"default with an option", []string{"levelfsDefault: 29,suid"}, "levelfsDefault"},
@@ -68,9 +71,9 @@ func TestDecodeComponent(t *testing.T) {
 		})
 	}
 	got, err := decodeComponent(entry("levelfsDefault: 29.4-1", "levelfsMountPoint: /opt/emacs",
-		"levelfsPrivate: EPHEMERAL", "description: The editor, für alle"), "emacs")
+		"levelfsPrivate: EPHEMERAL", "levelfsOnStale: STOP", "description: The editor, für alle"), "emacs")
 	want := Component{DN: "cn=x,ou=test", Name: "emacs", Default: "29.4-1", MountPoint: "/opt/emacs",
-		Private: Ephemeral, Description: "The editor, für alle"}
+		Private: Ephemeral, OnStale: "stop", Description: "The editor, für alle"}
 	if err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}

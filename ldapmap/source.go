@@ -86,7 +86,7 @@ func class(name string) Condition { return anyOf("objectClass", name) }
 func attributes() []string {
 	return []string{
 		"objectClass", "cn", "uid", "description", "gidNumber", "nisNetgroupTriple", "memberNisNetgroup",
-		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP",
+		"levelfsDefault", "levelfsMountPoint", "levelfsPrivate", "levelfsXIP", "levelfsOnStale",
 		"levelfsLayerRef", "levelfsState", "levelfsNotBefore", "levelfsNotAfter", "levelfsSuccessor", "levelfsSeal",
 		"levelfsDigest", "levelfsSize", "levelfsFSType", "levelfsUUID", "levelfsSegment", "levelfsImage", "levelfsManifest",
 		attrAssignment, attrMandatory, attrProfileRef, attrCustomize, "levelfsKind",

@@ -84,7 +84,7 @@ func runDiff(cmd *cobra.Command, component string, o diffOptions, log *logrus.Lo
 	defer inv.Close()
 	now := p.Now()
 	if o.to != "" {
-		if now, err = otherLevel(cmd.Context(), p, inv, o); err != nil {
+		if now, err = otherLevel(cmd.Context(), p, inv, o.to); err != nil {
 			return err
 		}
 	}
@@ -109,14 +109,14 @@ func runDiff(cmd *cobra.Command, component string, o diffOptions, log *logrus.Lo
 }
 
 // otherLevel looks up the level to compare with.
-func otherLevel(ctx context.Context, p *private.Layer, inv *inventory.Inventory, o diffOptions) (mounter.Base, error) {
-	name := o.to
+func otherLevel(ctx context.Context, p *private.Layer, inv *inventory.Inventory, to string) (mounter.Base, error) {
+	name := to
 	if !strings.Contains(name, "@") {
 		name = p.Component + "@" + name
 	}
 	key, err := ldapmap.ParseKey(name)
 	if err != nil || key.Component != p.Component || key.Level == "" {
-		return mounter.Base{}, &usageError{fmt.Sprintf("--to %q: want a level of %s", o.to, p.Component)}
+		return mounter.Base{}, &usageError{fmt.Sprintf("--to %q: want a level of %s", to, p.Component)}
 	}
 	c, err := config.Load()
 	if err != nil {
@@ -128,7 +128,7 @@ func otherLevel(ctx context.Context, p *private.Layer, inv *inventory.Inventory,
 	}
 	ctx, cancel := lookupContext(ctx)
 	defer cancel()
-	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host, User: o.user, Customized: true})
+	r, err := inv.Resolve(ctx, ldapmap.Query{Key: key, Host: host, User: p.User, Customized: true})
 	if err != nil {
 		return mounter.Base{}, err
 	}
@@ -160,9 +160,19 @@ func openPrivate(ctx context.Context, component, user string, log *logrus.Logger
 	if err != nil {
 		return nil, nil, err
 	}
+	learnBases(ctx, c, inv, p, log)
+	return p, inv, nil
+}
+
+// learnBases asks the cache, and for what is not there the inventory, where the files of
+// the levels are that the private layer was under. What neither knows stays unknown.
+func learnBases(ctx context.Context, c *config.Config, inv *inventory.Inventory, p *private.Layer, log *logrus.Logger) {
 	var missing []string
 	store := cache.Cache{Dir: c.CacheDir()}
 	for _, b := range p.Bases {
+		if p.Knows(b) {
+			continue
+		}
 		if r, _, err := store.Level(b.Level); err == nil {
 			p.Learn(r.Layers)
 		}
@@ -188,7 +198,6 @@ func openPrivate(ctx context.Context, component, user string, log *logrus.Logger
 		}
 		p.Learn(layers)
 	}
-	return p, inv, nil
 }
 
 // A diffWriter prints findings as they come: there can be any number.

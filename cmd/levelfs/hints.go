@@ -57,6 +57,7 @@ func hintFor(err error) string {
 		kind      *ldapmap.KindError
 		order     *ldapmap.OrderError
 		noEntry   *report.NoEntryError
+		stale     *staleError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -107,6 +108,8 @@ func hintFor(err error) string {
 		return "umount " + viewed.Target
 	case errors.As(err, &viewed):
 		return "end the processes that use it: fuser -vm, or the container that has it mounted"
+	case errors.As(err, &stale):
+		return stale.remedy()
 	case errors.As(err, &noMerge):
 		return "decide for one of the two: levelfs adopt --as mine or --as theirs"
 	case errors.As(err, &missing):

@@ -53,7 +53,7 @@ func refresh(ctx context.Context, out io.Writer, args []string, o switchOptions,
 		}
 		components = append(components, component)
 	}
-	s, err := newSwitcher(ctx, "", o, log)
+	s, err := newSwitcher(ctx, out, "", o, log)
 	if err != nil {
 		return nil, err
 	}
@@ -97,5 +97,5 @@ func refresh(ctx context.Context, out io.Writer, args []string, o switchOptions,
 		}
 	}
 	s.report(ctx, reports)
-	return reports, errors.Join(append(errs, s.write(out, reports))...)
+	return reports, errors.Join(append(errs, s.write(reports))...)
 }

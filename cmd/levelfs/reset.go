@@ -78,8 +78,8 @@ func pathUsage(err error) error {
 }
 
 type adoptOptions struct {
-	user, as string
-	json     bool
+	user, as, to string
+	json         bool
 }
 
 func newAdopt(log *logrus.Logger) *cobra.Command {
@@ -90,7 +90,8 @@ func newAdopt(log *logrus.Logger) *cobra.Command {
 		Long: `Settle what "levelfs diff" reports as stale:
 
   mine    the private file stays, and the shared one of the present level counts as
-          what it came from; a view may be mounted
+          what it came from; a view may be mounted. With --to it is the shared one of
+          that level: for before a switch
   theirs  the same as "levelfs reset"
   merge   what has changed in the shared file is brought into the private one, by
           git merge-file(1); the private file as it was goes to the backup. With
@@ -100,14 +101,16 @@ EXIT STATUS
   0   done
   1   failed, and nothing was changed; the reason is on standard error
   64  the command line was wrong`,
-		Example: `  levelfs adopt emacs etc/site-start.el --as merge`,
-		Args:    cobra.ExactArgs(2),
+		Example: `  levelfs adopt emacs etc/site-start.el --as merge
+  levelfs adopt emacs etc/site-start.el --as mine --to 30.1-1`,
+		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runAdopt(cmd, args[0], args[1], o, log)
 		},
 	}
 	cmd.Flags().StringVar(&o.user, "user", "", "whose private layer (default: the host's)")
 	cmd.Flags().StringVar(&o.as, "as", "", "mine, theirs or merge")
+	cmd.Flags().StringVar(&o.to, "to", "", "with --as mine: the level whose file it is settled for (default: the present one)")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
 	return cmd
 }
@@ -115,6 +118,9 @@ EXIT STATUS
 func runAdopt(cmd *cobra.Command, component, path string, o adoptOptions, log *logrus.Logger) error {
 	if o.as != "mine" && o.as != "theirs" && o.as != "merge" {
 		return &usageError{fmt.Sprintf("--as %q: want mine, theirs or merge", o.as)}
+	}
+	if o.to != "" && o.as != "mine" {
+		return &usageError{"--to is for --as mine"}
 	}
 	p, inv, err := openPrivate(cmd.Context(), component, o.user, log)
 	if err != nil {
@@ -124,7 +130,13 @@ func runAdopt(cmd *cobra.Command, component, path string, o adoptOptions, log *l
 	var moved []private.Moved
 	switch o.as {
 	case "mine":
-		err = p.Mine(cmd.Context(), path)
+		level := p.Now()
+		if o.to != "" {
+			if level, err = otherLevel(cmd.Context(), p, inv, o.to); err != nil {
+				return err
+			}
+		}
+		err = p.Mine(cmd.Context(), path, level)
 	case "theirs":
 		moved, err = p.Reset(cmd.Context(), []string{path}, false)
 	case "merge":

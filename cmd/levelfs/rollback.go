@@ -48,7 +48,7 @@ func runRollback(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Lo
 	if err != nil {
 		return err
 	}
-	s, err := newSwitcher(cmd.Context(), component, o, log)
+	s, err := newSwitcher(cmd.Context(), cmd.OutOrStdout(), component, o, log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func runRollback(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Lo
 		reports, errs = append(reports, report), append(errs, err)
 	}
 	s.report(cmd.Context(), reports)
-	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
+	return errors.Join(append(errs, s.write(reports))...)
 }
 
 // before is the level that the view's private layer was under last, before this one.

@@ -29,6 +29,7 @@ type switchOptions struct {
 	to, user                  string
 	dryRun, whenIdle, discard bool
 	wait                      time.Duration
+	stale                     string // warn or stop; "": as the component or the machine says
 	json                      bool
 }
 
@@ -37,7 +38,16 @@ func (o *switchOptions) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.whenIdle, "when-idle", false, "wait until no file in the view is open for writing")
 	cmd.Flags().DurationVar(&o.wait, "wait", time.Minute, "how long to wait with --when-idle")
 	cmd.Flags().BoolVar(&o.discard, "discard", false, "replace a view even if its private layer is in memory: what is in it is lost")
+	cmd.Flags().StringVar(&o.stale, "stale", "", "if private files would be stale: warn or stop (default: as the component says, or levelfs.toml)")
 	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+}
+
+// check is for what the flags cannot check by themselves.
+func (o *switchOptions) check() error {
+	if o.stale != "" && o.stale != staleWarn && o.stale != staleStop {
+		return &usageError{fmt.Sprintf("--stale %q: want warn or stop", o.stale)}
+	}
+	return nil
 }
 
 func newSwitch(log *logrus.Logger) *cobra.Command {
@@ -57,6 +67,10 @@ writing it is refused, with the names of those who have one.
 
 If it fails the old view stays as it was. If it is killed, the next switch, refresh,
 rollback or mount puts right what is left.
+
+Before that, the private files are compared with the level that is to come, as by
+"levelfs diff --to": those that would be stale are named. Where the component has
+levelfsOnStale: stop, or levelfs.toml on-stale = "stop", it is refused then.
 
 A view that was mounted by the name of its level, COMPONENT@LEVEL, is not changed.
 
@@ -87,6 +101,7 @@ type switchReport struct {
 	To       string            `json:"to,omitempty"`
 	Changed  bool              `json:"changed"`
 	Seconds  float64           `json:"seconds,omitempty"`  // that the change took, from the plan on
+	Stale    *staleReport      `json:"stale,omitempty"`    // nil: there are no private files
 	Remnants []mounter.Remnant `json:"remnants,omitempty"` // mount namespaces where the old view stays
 	Plan     *mounter.Plan     `json:"plan,omitempty"`     // of a dry run
 	Commands []string          `json:"commands,omitempty"`
@@ -99,13 +114,17 @@ type switchReport struct {
 type switcher struct {
 	*site
 	options switchOptions
+	out     io.Writer
 	log     *logrus.Logger
 	views   []mounter.View
 }
 
 // newSwitcher opens the inventory, looks what is mounted, and ends switches that were
 // interrupted: of the component, or, if it is "", all.
-func newSwitcher(ctx context.Context, component string, o switchOptions, log *logrus.Logger) (*switcher, error) {
+func newSwitcher(ctx context.Context, out io.Writer, component string, o switchOptions, log *logrus.Logger) (*switcher, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	views, err := mounter.Views()
 	if err != nil {
 		return nil, err
@@ -114,7 +133,7 @@ func newSwitcher(ctx context.Context, component string, o switchOptions, log *lo
 	if err != nil {
 		return nil, err
 	}
-	sw := &switcher{site: s, options: o, log: log, views: views}
+	sw := &switcher{site: s, options: o, out: out, log: log, views: views}
 	if o.dryRun {
 		return sw, nil
 	}
@@ -201,7 +220,7 @@ func runSwitch(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Logg
 			return &usageError{err.Error()}
 		}
 	}
-	s, err := newSwitcher(cmd.Context(), component, o, log)
+	s, err := newSwitcher(cmd.Context(), cmd.OutOrStdout(), component, o, log)
 	if err != nil {
 		return err
 	}
@@ -221,7 +240,7 @@ func runSwitch(cmd *cobra.Command, arg string, o switchOptions, log *logrus.Logg
 		reports, errs = append(reports, report), append(errs, err)
 	}
 	s.report(cmd.Context(), reports)
-	return errors.Join(append(errs, s.write(cmd.OutOrStdout(), reports))...)
+	return errors.Join(append(errs, s.write(reports))...)
 }
 
 // resolve asks the inventory which level it is, and what that is made of, with what lies
@@ -271,6 +290,11 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	}
 	if s.options.dryRun {
 		report.Plan, report.Commands = plan, plan.Commands()
+	}
+	if report.Stale, err = s.compare(ctx, plan, r, user); err != nil {
+		return report, err
+	}
+	if s.options.dryRun {
 		return report, nil
 	}
 	if err := s.apply(ctx, plan); err != nil {
@@ -309,12 +333,12 @@ func (s *switcher) apply(ctx context.Context, plan *mounter.Plan) error {
 }
 
 // write prints the reports; in JSON always as an array.
-func (s *switcher) write(out io.Writer, reports []switchReport) error {
+func (s *switcher) write(reports []switchReport) error {
 	if s.options.json {
 		if reports == nil {
 			reports = []switchReport{}
 		}
-		return writeJSON(out, reports)
+		return writeJSON(s.out, reports)
 	}
 	var text strings.Builder
 	for _, r := range reports {
@@ -333,7 +357,7 @@ func (s *switcher) write(out io.Writer, reports []switchReport) error {
 			fmt.Fprintf(&text, "%s: %s already\n", r.Target, r.From)
 		}
 	}
-	_, err := io.WriteString(out, text.String())
+	_, err := io.WriteString(s.out, text.String())
 	return err
 }
 

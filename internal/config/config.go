@@ -52,6 +52,11 @@ type Config struct {
 	// XIP is what is wanted of execution in place from segments and pmem devices: auto,
 	// require or off, where neither the layer nor its component says. Default: auto.
 	XIP string `toml:"xip"`
+	// OnStale is what a change of level does about private files that would be stale,
+	// where the component does not say: warn or stop. Default: warn.
+	OnStale string `toml:"on-stale"`
+	// HookTime bounds each hook of a change of level. Default: 30s.
+	HookTime Duration `toml:"hook-time"`
 	// SegmentRange is where segments are planned, BEGIN-END in pages as DEFSEG takes
 	// them. Empty: the planner's own default. It is read by those who plan.
 	SegmentRange string `toml:"segment-range"`
@@ -136,6 +141,16 @@ func (c *Config) parse(text []byte) error {
 	case "", "auto", "require", "off":
 	default:
 		return fmt.Errorf("xip %q: must be auto, require or off", c.XIP)
+	}
+	switch c.OnStale {
+	case "":
+		c.OnStale = "warn"
+	case "warn", "stop":
+	default:
+		return fmt.Errorf("on-stale %q: must be warn or stop", c.OnStale)
+	}
+	if c.HookTime.Duration == 0 {
+		c.HookTime.Duration = 30 * time.Second
 	}
 	if c.Tree == "" {
 		c.Tree = "/sw"

@@ -48,6 +48,7 @@ func TestDefaults(t *testing.T) {
 				Retry:     Duration{30 * time.Second},
 				Keep:      Duration{720 * time.Hour},
 				CacheSize: Size{16 << 20}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20},
+				OnStale: "warn", HookTime: Duration{30 * time.Second},
 				Sources: []Source{{Type: "ldif", Path: filepath.Join(got.root, "etc/levelfs/inventory.d")}},
 				Watch:   Watch{Settle: Duration{time.Second}, Jitter: Duration{10 * time.Second}, Probe: Duration{5 * time.Minute}},
 				root:    got.root,
@@ -86,6 +87,8 @@ map = "/usr/local/libexec/auto.levelfs"
 retry = "1m"
 keep = "48h"
 cache-size = "512KiB"
+on-stale = "stop"
+hook-time = "5s"
 
 [maps."auto.levelfs.session"]
 caller = "user"
@@ -127,7 +130,8 @@ probe = "10m"
 		Host: "lnx01.example.org", Images: []string{"/srv/a", "/srv/b"}, Directories: []string{"/srv/dirs"},
 		Tree: "/software", Map: "/usr/local/libexec/auto.levelfs",
 		Retry: Duration{time.Minute}, Keep: Duration{48 * time.Hour},
-		CacheSize: Size{512 << 10}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20}, Maps: map[string]Map{"auto.levelfs.session": {Caller: UserCaller}},
+		CacheSize: Size{512 << 10}, CheckTime: Duration{time.Minute}, CheckRate: Size{50 << 20},
+		OnStale: "stop", HookTime: Duration{5 * time.Second}, Maps: map[string]Map{"auto.levelfs.session": {Caller: UserCaller}},
 		Sources: []Source{
 			{Type: "ldif", Path: "/etc/inventory"},
 			{Type: "ldap", URI: []string{"ldap://a", "ldap://b"}, Base: "dc=example,dc=org", Timeout: Duration{1500 * time.Millisecond},
@@ -200,6 +204,8 @@ func TestMistakes(t *testing.T) {
 		{"timeout is a fraction", whole + "timeout = 2.5\n", nil},
 		{"no time", ldap + "timeout = \"0s\"\n", []string{"line 3", `"0s"`}},
 		{"negative time", ldap + "timeout = \"-2s\"\n", []string{"line 3", `"-2s"`}},
+		{"something else on stale", "on-stale = \"refuse\"\n", []string{`"refuse"`, "warn or stop"}},
+		{"no time for hooks", "hook-time = \"0s\"\n", []string{"line 1"}},
 		{"relative tree", "tree = \"sw\"\n", []string{`"sw"`, "absolute"}},
 		{"relative map", "map = \"auto.levelfs\"\n", []string{`"auto.levelfs"`, "absolute"}},
 		{"relative images", "images = [\"/a\", \"b\"]\n", []string{`"b"`, "absolute"}},

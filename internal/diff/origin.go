@@ -62,6 +62,9 @@ func (d *differ) origin(e *manifest.Entry) (*origin, error) {
 				return &origin{base: &d.Bases[i], by: ByAdoption}, nil
 			}
 		}
+		if Record(d.Now) == record { // before the private layer was under it
+			return &origin{base: &d.Now, by: ByAdoption}, nil
+		}
 	}
 	birth, err := born(filepath.Join(d.Upper, e.Path))
 	if err != nil {

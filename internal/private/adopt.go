@@ -85,9 +85,10 @@ func (l *Layer) hold(ctx context.Context) (*os.File, error) {
 	return mounter.Hold(ctx, l.Dir, l.config.RunDir())
 }
 
-// Mine accepts the shared file as it is now as the base of the private one, which stays.
-// It is done beside the private files, so that a view may use them.
-func (l *Layer) Mine(ctx context.Context, path string) error {
+// Mine accepts the shared file of a level as the base of the private one, which stays:
+// that of the present level, or of one that is to come. It is done beside the private
+// files, so that a view may use them.
+func (l *Layer) Mine(ctx context.Context, path string, level mounter.Base) error {
 	paths, err := clean([]string{path})
 	if err != nil {
 		return err
@@ -106,7 +107,7 @@ func (l *Layer) Mine(ctx context.Context, path string) error {
 	if err := unix.Fstatat(int(dir.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return &fs.PathError{Op: "lstat", Path: filepath.Join(l.upper(), paths[0]), Err: err}
 	}
-	return l.adopt(paths, diff.Record(l.Now()))
+	return l.adopt(paths, diff.Record(level))
 }
 
 // A MergeError is a file that cannot be merged. Nothing was changed.

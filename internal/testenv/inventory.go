@@ -29,6 +29,7 @@ type Component struct {
 	Private    string
 	XIP        string
 	Customize  []string // COMPONENT=NN:LAYER
+	OnStale    string
 	Levels     []Level
 }
 
@@ -116,6 +117,7 @@ func (inv Inventory) LDIF() string {
 		w.values("levelfsPrivate", c.Private)
 		w.values("levelfsXIP", c.XIP)
 		w.values("levelfsCustomize", c.Customize...)
+		w.values("levelfsOnStale", c.OnStale)
 		for _, l := range c.Levels {
 			w.entry(LevelDN(c.Name, l.Name), "objectClass: levelfsLevel", "cn: "+c.Name+"@"+l.Name)
 			w.values("levelfsState", l.State)

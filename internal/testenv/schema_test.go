@@ -191,7 +191,7 @@ func TestSchemaFilesAgree(t *testing.T) {
 	if err != nil {
 		t.Fatal("levelfs.schema: ", err)
 	}
-	if got, want := len(schema), 28+7+6; got != want {
+	if got, want := len(schema), 29+7+6; got != want {
 		t.Errorf("%d definitions, want %d", got, want)
 	}
 	for file, syntax := range map[string]ldifSyntax{"levelfs.ldif": olcSyntax, "98levelfs.ldif": subschemaSyntax} {
