@@ -29,6 +29,7 @@ install: ## install what make build built, below DESTDIR
 	install -d -m 0755 $(DESTDIR)/var/lib/levelfs/images
 	install -m 0755 $(BIN)/levelfs $(DESTDIR)/usr/bin/
 	install -m 0755 $(BIN)/mount.levelfs $(DESTDIR)/usr/sbin/
+	ln -sf mount.levelfs $(DESTDIR)/usr/sbin/umount.levelfs
 	install -m 0755 $(BIN)/auto.levelfs $(DESTDIR)/usr/libexec/levelfs/
 	ln -sf auto.levelfs $(DESTDIR)/usr/libexec/levelfs/auto.levelfs.user
 	install -d $(DESTDIR)/usr/share/man/man1 $(DESTDIR)/usr/share/man/man5 $(DESTDIR)/usr/share/man/man8

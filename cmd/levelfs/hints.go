@@ -12,6 +12,7 @@ import (
 	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/account"
 	"github.com/levelfs/levelfs/internal/edit"
+	"github.com/levelfs/levelfs/internal/hook"
 	"github.com/levelfs/levelfs/internal/layer"
 	"github.com/levelfs/levelfs/internal/private"
 	"github.com/levelfs/levelfs/internal/report"
@@ -58,6 +59,8 @@ func hintFor(err error) string {
 		order     *ldapmap.OrderError
 		noEntry   *report.NoEntryError
 		stale     *staleError
+		noHook    *hook.RefusedError
+		failed    *hook.FailedError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -108,6 +111,10 @@ func hintFor(err error) string {
 		return "umount " + viewed.Target
 	case errors.As(err, &viewed):
 		return "end the processes that use it: fuser -vm, or the container that has it mounted"
+	case errors.As(err, &noHook):
+		return noHook.Remedy
+	case errors.As(err, &failed):
+		return fmt.Sprintf("see what it says; to be without it: chmod -x %s", failed.Hook)
 	case errors.As(err, &stale):
 		return stale.remedy()
 	case errors.As(err, &noMerge):

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/hook"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -81,6 +82,7 @@ type planReport struct {
 	Resolution *ldapmap.Resolution `json:"resolution"`
 	Plan       *mounter.Plan       `json:"plan,omitempty"`
 	Commands   []string            `json:"commands,omitempty"`
+	Hooks      []hookReport        `json:"hooks,omitempty"` // of mounting and unmounting it
 	Error      string              `json:"error,omitempty"`
 }
 
@@ -108,6 +110,10 @@ func runPlan(cmd *cobra.Command, arg string, o planOptions) error {
 	}
 	if report.Plan != nil {
 		report.Commands = report.Plan.Commands()
+		var hooksErr error
+		if report.Hooks, hooksErr = reportHooks(s.config, hook.Mount, hook.Umount); hooksErr != nil {
+			err = errors.Join(err, hooksErr)
+		}
 	}
 	if err != nil {
 		report.Error = err.Error()
@@ -201,6 +207,12 @@ func (r *planReport) write(out io.Writer) error {
 	fmt.Fprintf(w, "\nPrivate layer: %s\nMounted at:    %s\n\nSteps, as commands:\n", private, r.Plan.Target)
 	for _, line := range r.Commands {
 		fmt.Fprintf(w, "  %s\n", line)
+	}
+	if len(r.Hooks) > 0 {
+		fmt.Fprintf(w, "\nHooks, before and after:\n")
+	}
+	for _, h := range r.Hooks {
+		h.write(w)
 	}
 	return w.Flush()
 }

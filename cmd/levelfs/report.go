@@ -142,6 +142,9 @@ func switched(views []switchReport) []report.Report {
 			continue // a view of somebody else's
 		}
 		r := report.Report{Component: key.Component, Level: v.From, Since: time.Now(), State: report.OK, Wanted: v.To}
+		if v.Changed {
+			r.Level = v.To // also if a hook after it failed
+		}
 		var busy *mounter.BusyError
 		var down *ldapmap.UnavailableError
 		switch {
@@ -151,8 +154,6 @@ func switched(views []switchReport) []report.Report {
 			r.State, r.Detail = report.Waiting, v.err.Error()
 		case v.err != nil:
 			r.State, r.Detail = report.Failed, v.err.Error()
-		case v.Changed:
-			r.Level = v.To
 		}
 		reports = append(reports, r)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/hook"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -72,11 +73,15 @@ Before that, the private files are compared with the level that is to come, as b
 "levelfs diff --to": those that would be stale are named. Where the component has
 levelfsOnStale: stop, or levelfs.toml on-stale = "stop", it is refused then.
 
+Programs in /etc/levelfs/hooks.d/switch.d are run before and after it. If one of those
+before it fails nothing is changed; if one of those after it fails, the level stays.
+
 A view that was mounted by the name of its level, COMPONENT@LEVEL, is not changed.
 
 EXIT STATUS
   0   the view has the level now, or had it already
-  1   failed, and the old view stays; the reason is on standard error
+  1   failed, and the old view stays; or a hook after the change failed: the reason
+      is on standard error
   64  the command line was wrong`,
 		Example: `  levelfs switch emacs
   levelfs switch emacs --to 29.4-1 --when-idle
@@ -100,14 +105,16 @@ type switchReport struct {
 	From     string            `json:"from"`
 	To       string            `json:"to,omitempty"`
 	Changed  bool              `json:"changed"`
-	Seconds  float64           `json:"seconds,omitempty"`  // that the change took, from the plan on
+	Seconds  float64           `json:"seconds,omitempty"`  // that the change took, without comparison and hooks
 	Stale    *staleReport      `json:"stale,omitempty"`    // nil: there are no private files
 	Remnants []mounter.Remnant `json:"remnants,omitempty"` // mount namespaces where the old view stays
 	Plan     *mounter.Plan     `json:"plan,omitempty"`     // of a dry run
 	Commands []string          `json:"commands,omitempty"`
-	Error    string            `json:"error,omitempty"`
+	Hooks    []hookReport      `json:"hooks,omitempty"`     // of a dry run
+	Error    string            `json:"error,omitempty"`     // it was not changed
+	After    string            `json:"hookError,omitempty"` // it was, and a hook after it failed
 
-	err error
+	err error // with or without a change
 }
 
 // A switcher changes views of this machine.
@@ -115,6 +122,7 @@ type switcher struct {
 	*site
 	options switchOptions
 	out     io.Writer
+	stderr  io.Writer
 	log     *logrus.Logger
 	views   []mounter.View
 }
@@ -133,7 +141,7 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 	if err != nil {
 		return nil, err
 	}
-	sw := &switcher{site: s, options: o, out: out, log: log, views: views}
+	sw := &switcher{site: s, options: o, out: out, stderr: log.Out, log: log, views: views}
 	if o.dryRun {
 		return sw, nil
 	}
@@ -277,8 +285,9 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	user := view.UserOf(s.config, v)
 	report = switchReport{Target: v.Target, User: user, From: v.Name, To: r.Level.Name}
 	defer func() {
-		if err != nil {
-			report.Error, report.err = err.Error(), err
+		report.err = err
+		if err != nil && !report.Changed {
+			report.Error = err.Error()
 		}
 	}()
 	plan, err := view.Plan(ctx, s.config, r, v.Target, view.Options{User: user, Replaces: &v, Discard: s.options.discard})
@@ -288,8 +297,12 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	if plan.Shows(v) {
 		return report, nil
 	}
+	planned := time.Since(start)
 	if s.options.dryRun {
 		report.Plan, report.Commands = plan, plan.Commands()
+		if report.Hooks, err = reportHooks(s.config, hook.Switch); err != nil {
+			return report, err
+		}
 	}
 	if report.Stale, err = s.compare(ctx, plan, r, user); err != nil {
 		return report, err
@@ -297,17 +310,28 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	if s.options.dryRun {
 		return report, nil
 	}
-	if err := s.apply(ctx, plan); err != nil {
-		return report, err
+	err, after := s.withHooks(ctx, plan, r.Component.Name, user, func() error {
+		start = time.Now()
+		if err := s.apply(ctx, plan); err != nil {
+			return err
+		}
+		report.Seconds = (planned + time.Since(start)).Seconds()
+		return nil
+	})
+	if err != nil {
+		return report, errors.Join(err, after)
 	}
-	report.Changed, report.Seconds = true, time.Since(start).Seconds()
+	report.Changed = true
+	if after != nil {
+		report.After = after.Error()
+	}
 	if report.Remnants, err = mounter.Remnants(v); err != nil {
 		s.log.Warnf("is the old view mounted elsewhere? %v", err)
 	}
 	for _, old := range report.Remnants {
 		s.log.Warnf("%s stays at %q, read-only, in the mount namespace of process %d (%s)", v.Name, old.Target, old.PID, old.Command)
 	}
-	return report, nil
+	return report, after
 }
 
 // apply executes the plan, again and again if it may wait until nobody is in the way.
@@ -352,6 +376,9 @@ func (s *switcher) write(reports []switchReport) error {
 			fmt.Fprintf(&text, "%s: would be %s, is %s; steps, as commands:\n", r.Target, r.To, r.From)
 			for _, line := range r.Commands {
 				fmt.Fprintf(&text, "  %s\n", line)
+			}
+			for _, h := range r.Hooks {
+				h.write(&text)
 			}
 		default:
 			fmt.Fprintf(&text, "%s: %s already\n", r.Target, r.From)

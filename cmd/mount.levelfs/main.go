@@ -8,6 +8,10 @@
 // SPEC is COMPONENT@LEVEL, or COMPONENT for the level that this host runs, or, with
 // the option caller=USER, that user. The
 // exit status is mount(8)'s: 0 only if the view is mounted at DIR.
+//
+// As umount.levelfs it is the helper of umount(8), which runs the hooks for unmounting:
+//
+//	umount.levelfs DIR [-flnrv]
 package main
 
 import (
@@ -43,11 +47,14 @@ func main() {
 	if exit, ok := dcss.Writer(os.Args); ok {
 		os.Exit(exit)
 	}
+	if isUmount(os.Args) {
+		os.Exit(runUmount(os.Args[1:], os.Stderr))
+	}
 	os.Exit(run(os.Args[1:], os.Stderr))
 }
 
 func run(args []string, stderr io.Writer) (status int) {
-	report := reporter{stderr: stderr}
+	report := reporter{program: "mount.levelfs", stderr: stderr}
 	defer func() {
 		if p := recover(); p != nil {
 			report.error(fmt.Errorf("internal error: %v", p))
@@ -126,7 +133,9 @@ func mount(ctx context.Context, call *call, report *reporter) error {
 			return nil
 		}
 	}
-	return applier.Apply(ctx, plan)
+	return withHooks(ctx, c, resolution, plan, call.options.User, report, func(ctx context.Context) error {
+		return applier.Apply(ctx, plan)
+	})
 }
 
 // untilSignal ends the context with SIGINT or SIGTERM. In all that takes less than

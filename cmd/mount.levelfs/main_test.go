@@ -85,7 +85,7 @@ func TestExitStatus(t *testing.T) {
 func TestReporter(t *testing.T) {
 	t.Parallel()
 	var stderr bytes.Buffer
-	r := reporter{stderr: &stderr, spec: "emacs\n@1"}
+	r := reporter{program: "mount.levelfs", stderr: &stderr, spec: "emacs\n@1"}
 	r.warn("some\nwords")
 	r.error(errors.Join(errors.New("one"), errors.New("two")))
 	const want = `mount.levelfs: warning: "emacs\n@1": some; words` + "\n" + `mount.levelfs: "emacs\n@1": one; two` + "\n"

@@ -13,26 +13,31 @@ import (
 const (
 	severityError   = 3
 	severityWarning = 4
+	severityInfo    = 6
 	facilityDaemon  = 3 << 3
 )
 
 // A reporter says what went wrong on standard error and in the system log:
 // automount shows what a mount helper prints only at its debug level.
 type reporter struct {
-	stderr io.Writer
-	spec   string
+	program string
+	stderr  io.Writer
+	spec    string
 }
 
 func (r *reporter) error(err error) { r.say(severityError, "", err.Error()) }
 
 func (r *reporter) warn(text string) { r.say(severityWarning, "warning: ", text) }
 
+// hook hands on a line that a hook has printed.
+func (r *reporter) hook(name, line string) { r.say(severityInfo, "hook "+name+": ", line) }
+
 func (r *reporter) say(severity int, kind, text string) {
 	text = strings.ReplaceAll(text, "\n", "; ")
 	if r.spec != "" {
 		text = fmt.Sprintf("%q: %s", r.spec, text)
 	}
-	fmt.Fprintf(r.stderr, "mount.levelfs: %s%s\n", kind, text)
+	fmt.Fprintf(r.stderr, "%s: %s%s\n", r.program, kind, text)
 	r.syslog(severity, kind+text)
 }
 
@@ -45,7 +50,7 @@ func (r *reporter) syslog(severity int, text string) {
 		return
 	}
 	defer unix.Close(fd)
-	message := fmt.Sprintf("<%d>mount.levelfs[%d]: %s", facilityDaemon|severity, os.Getpid(), text)
+	message := fmt.Sprintf("<%d>%s[%d]: %s", facilityDaemon|severity, r.program, os.Getpid(), text)
 	// Nothing can be done about a full or absent log.
 	_ = unix.Sendto(fd, []byte(message), 0, &unix.SockaddrUnix{Name: "/dev/log"})
 }

@@ -343,6 +343,9 @@ func (j *judge) rights() {
 			j.add(code, p.Path, fmt.Sprintf("chown root %s && chmod %s %s", p.Path, mode, p.Path), "mode %04o, owner uid %d", p.Mode, p.Owner)
 		}
 	}
+	for _, r := range j.Refused {
+		j.add(finding.OpenHook, r.Path, r.Remedy, "%s", r.Why)
+	}
 }
 
 func (j *judge) autofs() {

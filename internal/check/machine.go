@@ -18,6 +18,7 @@ import (
 	"github.com/levelfs/levelfs/internal/attached"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
+	"github.com/levelfs/levelfs/internal/hook"
 )
 
 // machine looks at what is the machine's and no component's.
@@ -29,6 +30,9 @@ func (g *gatherer) machine(ctx context.Context) {
 	var err error
 	if g.Perms, err = perms(c); err != nil {
 		g.unchecked("rights of files", err)
+	}
+	if g.Refused, err = refusedHooks(c); err != nil {
+		g.unchecked("hooks", err)
 	}
 	if g.Autofs, err = LookAtAutofs(c, g.Mounts); err != nil {
 		g.unchecked("automount's configuration", err)
@@ -79,6 +83,27 @@ func perms(c *config.Config) ([]Perm, error) {
 		there = append(there, p)
 	}
 	return there, nil
+}
+
+// refusedHooks are the hooks that must not be run, each once.
+func refusedHooks(c *config.Config) ([]*hook.RefusedError, error) {
+	dir, err := hook.Open(c.Root())
+	if dir == nil {
+		return nil, err
+	}
+	var refused []*hook.RefusedError
+	for _, e := range hook.Events() {
+		set, err := dir.Set(e)
+		if err != nil {
+			return refused, err
+		}
+		for _, r := range set.Refused {
+			if !slices.ContainsFunc(refused, func(other *hook.RefusedError) bool { return other.Path == r.Path }) {
+				refused = append(refused, r)
+			}
+		}
+	}
+	return refused, nil
 }
 
 func isAutofs(mounts []Mount, target string) bool {
@@ -242,7 +267,8 @@ func bootTime(proc string) (time.Time, error) {
 // Rights are the findings about files whose rights matter.
 func Rights(c *config.Config) ([]finding.Finding, error) {
 	there, err := perms(c)
-	j := &judge{State: &State{Config: c, Perms: there}}
+	refused, hooksErr := refusedHooks(c)
+	j := &judge{State: &State{Config: c, Perms: there, Refused: refused}}
 	j.rights()
-	return j.findings, err
+	return j.findings, errors.Join(err, hooksErr)
 }

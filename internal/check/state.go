@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/hook"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
 )
@@ -25,6 +26,7 @@ type State struct {
 	Segments  []string // attached by levelfs
 	Down      Down
 	Perms     []Perm
+	Refused   []*hook.RefusedError // hooks, and directories of them
 	Autofs    *Autofs // nil: levelfs's master map is not installed
 	Hung      []Process
 	Unchecked []Unchecked

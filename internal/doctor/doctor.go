@@ -151,7 +151,7 @@ func rights(_ context.Context, c *config.Config) []Line {
 		lines = append(lines, Line{"rights", Error, f.Object + ": " + f.Text, f.Fix})
 	}
 	if len(lines) == 0 {
-		lines = []Line{{Name: "rights", State: OK, Text: "configuration, private layers, cache and secrets are root's"}}
+		lines = []Line{{Name: "rights", State: OK, Text: "configuration, private layers, cache, secrets and hooks are root's"}}
 	}
 	return lines
 }

@@ -71,6 +71,7 @@ const (
 	OpenPrivate     Code = "LV251"
 	OpenCache       Code = "LV252"
 	OpenSecret      Code = "LV253"
+	OpenHook        Code = "LV254"
 	NoMapProgram    Code = "LV260"
 	NotIncluded     Code = "LV261"
 	NoHelper        Code = "LV262"
@@ -276,6 +277,9 @@ func Kinds() []Kind {
 		{OpenSecret, "Secret that others can read", Critical,
 			"A password or a key of an inventory source is open to others than root. levelfs refuses to use it.",
 			"chown root FILE && chmod 600 FILE, and change the secret."},
+		{OpenHook, "Hook that is refused", Critical,
+			"A program in /etc/levelfs/hooks.d, or a directory on the way to it, can be written by others than root, or is not a plain file. While it is so, what it is for is refused: mounts, or changes of level. Views are unmounted without hooks.",
+			"Give it to root alone, or remove it: the finding says what to type."},
 		{NoMapProgram, "Map program that cannot be run", Critical,
 			"The master map names a program that is not there or not executable. automount does not serve the tree.",
 			"Install it, or correct the path in levelfs.autofs."},

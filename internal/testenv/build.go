@@ -92,13 +92,13 @@ func Commands(t testing.TB) Binaries {
 	return b
 }
 
-// InstallHelper puts the mount helper where mount(8) looks for it, in the sandbox
-// only.
+// InstallHelper puts the mount helper where mount(8) looks for it, also as umount(8)'s, in
+// the sandbox only.
 func InstallHelper(b Binaries) error {
 	if !Inside() {
 		return errors.New("install the mount helper: not in a sandbox")
 	}
-	const path = "/sbin/mount.levelfs"
+	const path, umount = "/sbin/mount.levelfs", "/sbin/umount.levelfs"
 	if _, err := os.Lstat(path); err == nil {
 		return nil
 	}
@@ -110,5 +110,5 @@ func InstallHelper(b Binaries) error {
 	if err := os.WriteFile(path+".new", program, 0o755); err != nil {
 		return err
 	}
-	return os.Rename(path+".new", path)
+	return errors.Join(os.Rename(path+".new", path), os.Symlink("mount.levelfs", umount))
 }
