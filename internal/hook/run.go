@@ -102,7 +102,7 @@ func (r *Runner) Around(ctx context.Context, f func() error) (err, after error) 
 	return err, r.After(context.WithoutCancel(ctx), err == nil)
 }
 
-// Before runs the hooks of the phase before, until one fails.
+// Before runs the hooks of the phase before, until one fails; when unmounting, all.
 func (r *Runner) Before(ctx context.Context) error {
 	return r.phase(ctx, Pre, "")
 }
@@ -132,7 +132,7 @@ func (r *Runner) phase(ctx context.Context, p Phase, result string) error {
 			continue
 		}
 		errs = append(errs, &FailedError{hook, p, err})
-		if p == Pre {
+		if p == Pre && r.Set.Event != Umount { // which no hook can stop
 			break
 		}
 	}
