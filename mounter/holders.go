@@ -217,6 +217,9 @@ type Remnant struct {
 // Remnants returns where the view is still mounted: after it was replaced here, those are
 // the mount namespaces that the change did not reach, where it stays, read-only.
 func Remnants(v View) ([]Remnant, error) {
+	if superblockGone(v.device()) { // without a look at every process
+		return nil, nil
+	}
 	namespaces, err := mountNamespaces()
 	if err != nil {
 		return nil, err

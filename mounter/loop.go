@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -26,23 +27,46 @@ func lockLoops(ctx context.Context, run string) (*loopDevices, error) {
 		return nil, err
 	}
 	d := &loopDevices{lock: lock, over: make(map[string][]string)}
-	devices, err := os.ReadDir("/sys/block")
-	if err != nil {
+	if err := d.list(); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
+	return d, nil
+}
+
+// list finds the devices in use. There can be hundreds, used or free, and each mount looks
+// at all: so by plain system calls, and not through the links of /sys/block.
+func (d *loopDevices) list() error {
+	dir, err := os.Open("/sys/devices/virtual/block")
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	devices, err := dir.Readdirnames(-1)
+	if err != nil {
+		return err
+	}
+	slices.Sort(devices)
+	text := make([]byte, unix.PathMax+64) // with " (deleted)"
 	for _, device := range devices {
-		if !strings.HasPrefix(device.Name(), "loop") {
+		if !strings.HasPrefix(device, "loop") {
 			continue
 		}
-		// A free device has no such file. The image may have been opened by another
-		// path, so only the last element is compared; what decides is the inode.
-		text, err := os.ReadFile("/sys/block/" + device.Name() + "/loop/backing_file")
-		if err == nil {
-			base := filepath.Base(strings.TrimSuffix(strings.TrimSpace(string(text)), " (deleted)"))
-			d.over[base] = append(d.over[base], "/dev/"+device.Name())
+		// A free device has no such file.
+		fd, err := unix.Openat(int(dir.Fd()), device+"/loop/backing_file", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
 		}
+		n, err := unix.Read(fd, text)
+		unix.Close(fd)
+		if err != nil {
+			continue // freed meanwhile
+		}
+		// The image may have been opened by another path, so only the last element is
+		// compared; what decides is the inode.
+		base := filepath.Base(strings.TrimSuffix(strings.TrimSpace(string(text[:n])), " (deleted)"))
+		d.over[base] = append(d.over[base], "/dev/"+device)
 	}
-	return d, nil
+	return nil
 }
 
 // unlock lets other helpers go on. Again, it does nothing.

@@ -1,3 +1,6 @@
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command levelfs is the administrator's view of levelfs: what would be mounted
 // and why, what is mounted, the making of layers, and the software inventory.
 package main

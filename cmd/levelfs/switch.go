@@ -155,24 +155,24 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 			concerned = append(concerned, v)
 		}
 	}
-	if err := heal(ctx, s.config, concerned, log); err != nil {
-		s.Close()
-		return nil, err
+	healed, err := heal(ctx, s.config, concerned, log)
+	if err == nil && healed {
+		sw.views, err = mounter.Views()
 	}
-	if sw.views, err = mounter.Views(); err != nil {
+	if err != nil {
 		s.Close()
 		return nil, err
 	}
 	return sw, nil
 }
 
-// heal ends interrupted switches, and says so.
-func heal(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) error {
+// heal ends interrupted switches, says so, and reports whether there were any.
+func heal(ctx context.Context, c *config.Config, views []mounter.View, log *logrus.Logger) (some bool, err error) {
 	healed, err := mounter.Heal(ctx, c.RunDir(), views)
 	for _, i := range healed {
 		log.Warnf("%v, as a change of level was interrupted: healed", i)
 	}
-	return err
+	return len(healed) > 0, err
 }
 
 func componentOf(v mounter.View) string {

@@ -27,7 +27,7 @@ type State struct {
 	Down      Down
 	Perms     []Perm
 	Refused   []*hook.RefusedError // hooks, and directories of them
-	Autofs    *Autofs // nil: levelfs's master map is not installed
+	Autofs    *Autofs              // nil: levelfs's master map is not installed
 	Hung      []Process
 	Unchecked []Unchecked
 

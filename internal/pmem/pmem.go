@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -82,9 +81,17 @@ func New(probe Probe) *Devices { return NewFromRoot("/", probe) }
 // NewFromRoot is [New] with sys and dev below another directory than /, for tests.
 func NewFromRoot(root string, probe Probe) *Devices { return &Devices{root: root, probe: probe} }
 
-// diskName is the name of a device with DAX; pmem0.1 is of the second namespace of a
-// region.
-var diskName = regexp.MustCompile(`^pmem[0-9]{1,6}(\.[0-9]{1,6})?$`)
+// isDisk reports whether it is the name of a device with DAX; pmem0.1 is of the second
+// namespace of a region. Package regexp would cost the mount helper start-up time.
+func isDisk(name string) bool {
+	numbers, ok := strings.CutPrefix(name, "pmem")
+	region, namespace, two := strings.Cut(numbers, ".")
+	return ok && isNumber(region) && (!two || isNumber(namespace))
+}
+
+func isNumber(s string) bool {
+	return len(s) >= 1 && len(s) <= 6 && strings.Trim(s, "0123456789") == ""
+}
 
 // List returns the devices and their partitions, with the file systems on them; type
 // and UUID are empty where there is none that can be read. A device that cannot be opened is an
@@ -100,7 +107,7 @@ func (d *Devices) List() ([]Device, error) {
 	}
 	var devices []Device
 	for _, disk := range disks {
-		if !diskName.MatchString(disk.Name()) {
+		if !isDisk(disk.Name()) {
 			continue
 		}
 		found, err := d.disk(filepath.Join(block, disk.Name()))
