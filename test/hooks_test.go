@@ -443,7 +443,11 @@ func TestHooksPlan(t *testing.T) {
 	if err := os.Chmod(open, 0o775); err != nil {
 		t.Fatal(err)
 	}
-	out := strings.Join(strings.Fields(r.levelfs("plan", "emacs")), " ")
+	got := r.RunLevelfs("plan", "emacs")
+	if got.Exit != 1 || !strings.Contains(got.Stderr, "hint: chown root "+open) { // the view could not be mounted
+		t.Errorf("%v", got)
+	}
+	out := strings.Join(strings.Fields(got.Stdout), " ")
 	for _, want := range []string{
 		"Hooks, before and after: mount " + one + " mount " + backup + " is not run: its name is not of letters, digits, _ and - only mount " +
 			open + " is refused: others than root can write to it: mode 0775, owner uid 0 umount " + two,
@@ -451,6 +455,31 @@ func TestHooksPlan(t *testing.T) {
 		if !strings.Contains(out, want) {
 			t.Errorf("plan without %q:\n%s", want, out)
 		}
+	}
+	// Who may not look is told so, and the rest.
+	r.AddUsers(rob)
+	for _, dir := range []string{filepath.Dir(r.Root), r.Root} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := os.Chmod(dir, 0o700); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if err := os.Chmod(filepath.Dir(one), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	program := r.Path("levelfs")
+	if got := r.Run("cp", r.Levelfs, program); got.Exit != 0 {
+		t.Fatal(got)
+	}
+	if got := r.RunAs(rob, program, "plan", "emacs"); got.Exit != 0 || !strings.Contains(got.Stdout, "not known: ") || !strings.Contains(got.Stdout, two) {
+		t.Errorf("%v", got)
+	}
+	if err := os.Chmod(open, 0o755); err != nil {
+		t.Fatal(err)
 	}
 	if out := r.levelfs("plan", "emacs", "--json"); !strings.Contains(out, `"event": "umount"`) || !strings.Contains(out, `"`+two+`"`) {
 		t.Errorf("%s", out)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"github.com/levelfs/levelfs/internal/config"
@@ -18,28 +20,36 @@ type hookReport struct {
 	Run     []string       `json:"run"` // paths, in their order
 	Ignored []hook.Ignored `json:"ignored,omitempty"`
 	Refused []hook.Ignored `json:"refused,omitempty"` // while there is one, what it is for is refused
+	Unknown string         `json:"unknown,omitempty"` // who asks may not look
 }
 
 // reportHooks looks which hooks there are for the events. Nothing is reported where there
-// are no hooks at all.
+// are no hooks at all. The error is that of a mount or a change of level, which would be
+// refused.
 func reportHooks(c *config.Config, events ...hook.Event) ([]hookReport, error) {
 	dir, err := hook.Open(c.Root())
 	if dir == nil {
 		return nil, err
 	}
-	var reports []hookReport
+	var (
+		reports []hookReport
+		errs    []error
+	)
 	for _, e := range events {
 		set, err := dir.Set(e)
-		if err != nil {
-			return reports, err
-		}
 		r := hookReport{Event: e, Run: append([]string{}, set.Hooks...), Ignored: set.Ignored}
+		if errors.Is(err, fs.ErrPermission) {
+			r.Unknown, err = err.Error(), nil
+		}
+		if errs = append(errs, err); e != hook.Umount {
+			errs = append(errs, set.Err())
+		}
 		for _, refused := range set.Refused {
 			r.Refused = append(r.Refused, hook.Ignored{Path: refused.Path, Why: refused.Why})
 		}
 		reports = append(reports, r)
 	}
-	return reports, nil
+	return reports, errors.Join(errs...)
 }
 
 func (r hookReport) write(out io.Writer) {
@@ -51,6 +61,9 @@ func (r hookReport) write(out io.Writer) {
 	}
 	for _, i := range r.Refused {
 		fmt.Fprintf(out, "  %s\t%s is refused: %s\n", r.Event, i.Path, i.Why)
+	}
+	if r.Unknown != "" {
+		fmt.Fprintf(out, "  %s\tnot known: %s\n", r.Event, r.Unknown)
 	}
 }
 

@@ -81,6 +81,9 @@ func (l *Layer) adopt(paths []string, record string) error {
 	return mounter.WriteRecord(l.adoptedFile(), text.String())
 }
 
+// unfinished is a merged file that has not its place yet.
+func (l *Layer) unfinished() string { return filepath.Join(l.Dir, "merge.new") }
+
 func (l *Layer) hold(ctx context.Context) (*os.File, error) {
 	return mounter.Hold(ctx, l.Dir, l.config.RunDir())
 }
@@ -132,6 +135,11 @@ func (l *Layer) Merge(ctx context.Context, path string) (moved Moved, err error)
 		return moved, err
 	}
 	defer lock.Close()
+	// Of one name each, under the lock: what a killed one has left goes with the next.
+	scratch := filepath.Join(l.Dir, "merge")
+	if err := errors.Join(os.RemoveAll(scratch), os.RemoveAll(l.unfinished())); err != nil {
+		return moved, err
+	}
 	var f *diff.Finding
 	if err := l.Diff(ctx, l.Now(), func(one *diff.Finding) error {
 		if one.Path == path {
@@ -155,8 +163,7 @@ func (l *Layer) Merge(ctx context.Context, path string) (moved Moved, err error)
 	if err != nil {
 		return refuse("it takes git merge-file: %v", err)
 	}
-	scratch, err := os.MkdirTemp("", "levelfs-merge")
-	if err != nil {
+	if err := os.Mkdir(scratch, 0o700); err != nil {
 		return moved, err
 	}
 	defer os.RemoveAll(scratch)
@@ -243,7 +250,7 @@ func (l *Layer) exchange(b *backup, dir *os.File, path string, merged []byte) er
 	if err != nil {
 		return err
 	}
-	unfinished := filepath.Join(l.Dir, "merge.new")
+	unfinished := l.unfinished()
 	if err := l.write(unfinished, before, merged); err != nil {
 		return errors.Join(err, os.Remove(unfinished))
 	}
