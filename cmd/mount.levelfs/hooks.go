@@ -24,9 +24,19 @@ func withHooks(ctx context.Context, c *config.Config, r *ldapmap.Resolution, pla
 	if dir == nil {
 		return f(ctx)
 	}
+	mount := func(ctx context.Context) error {
+		if err := f(ctx); err != nil {
+			return err
+		}
+		noteHelper(ctx, dir, plan, report)
+		return nil
+	}
 	hooks, err := dir.Set(hook.Mount)
 	if err != nil {
 		return err
+	}
+	if hooks.None() {
+		return mount(ctx)
 	}
 	runner := hook.Runner{
 		Set: hooks, Limits: hook.LimitsOf(hook.Mount, c.HookTime.Duration), Say: report.hook,
@@ -45,13 +55,7 @@ func withHooks(ctx context.Context, c *config.Config, r *ldapmap.Resolution, pla
 	// A signal ends the hook, and not before the hooks after it have had their turn.
 	limited, stop := untilSignal(ctx)
 	defer stop()
-	err, after := runner.Around(limited, func() error {
-		if err := f(limited); err != nil {
-			return err
-		}
-		noteHelper(ctx, dir, plan, report)
-		return nil
-	})
+	err, after := runner.Around(limited, func() error { return mount(limited) })
 	if after != nil {
 		report.warn(after.Error()) // the view is there, or err says why not
 	}
