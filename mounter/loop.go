@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -33,26 +32,22 @@ func lockLoops(ctx context.Context, run string) (*loopDevices, error) {
 	return d, nil
 }
 
-// list finds the devices in use. There can be hundreds, used or free, and each mount looks
-// at all: so by plain system calls, and not through the links of /sys/block.
+// list finds the devices in use. There can be hundreds of free ones beside them, which
+// every mount would look at: so those are taken that have a size (proc_partitions(5)).
 func (d *loopDevices) list() error {
-	dir, err := os.Open("/sys/devices/virtual/block")
+	table, err := os.ReadFile("/proc/partitions")
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	devices, err := dir.Readdirnames(-1)
-	if err != nil {
-		return err
-	}
-	slices.Sort(devices)
 	text := make([]byte, unix.PathMax+64) // with " (deleted)"
-	for _, device := range devices {
-		if !strings.HasPrefix(device, "loop") {
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line) // major, minor, blocks, name
+		if len(fields) != 4 || !strings.HasPrefix(fields[3], "loop") {
 			continue
 		}
-		// A free device has no such file.
-		fd, err := unix.Openat(int(dir.Fd()), device+"/loop/backing_file", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		device := fields[3]
+		// One that was freed meanwhile, or is a partition, has no such file.
+		fd, err := unix.Open("/sys/block/"+device+"/loop/backing_file", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			continue
 		}
