@@ -83,7 +83,7 @@ func (g *gatherer) mounts() error {
 		return err
 	}
 	for _, m := range infos {
-		g.Mounts = append(g.Mounts, Mount{ID: m.ID, Target: m.Mountpoint, FSType: m.FSType, Source: m.Source,
+		g.Mounts = append(g.Mounts, Mount{ID: m.ID, Parent: m.Parent, Target: m.Mountpoint, FSType: m.FSType, Source: m.Source,
 			Major: uint32(m.Major), Minor: uint32(m.Minor), SuperReadOnly: slices.Contains(strings.Split(m.VFSOptions, ","), "ro")})
 	}
 	views, err := mounter.Views()

@@ -30,7 +30,7 @@ func (g *gatherer) holders(ctx context.Context) {
 	if len(mounts) == 0 {
 		return
 	}
-	found, err := Try(ctx, g.limit, func(ctx context.Context) (map[string][]int, error) { return holdersOf(ctx, "/proc", mounts) })
+	found, err := Try(ctx, g.limit, func(ctx context.Context) (map[string][]int, error) { return HoldersOf(ctx, "/proc", mounts) })
 	if err != nil {
 		g.unchecked("processes that use old levels", err)
 		return
@@ -40,9 +40,10 @@ func (g *gatherer) holders(ctx context.Context) {
 	}
 }
 
-// holdersOf are the processes that use the mounts, by target. The mount is asked for and
+// HoldersOf are the processes that use the mounts, by target; mounts has their targets by
+// their numbers in mountinfo. The mount is asked for and
 // not the device, since overlayfs gives files the device numbers of their layers.
-func holdersOf(ctx context.Context, proc string, mounts map[uint64]string) (map[string][]int, error) {
+func HoldersOf(ctx context.Context, proc string, mounts map[uint64]string) (map[string][]int, error) {
 	processes, err := os.ReadDir(proc)
 	if err != nil {
 		return nil, err

@@ -19,6 +19,7 @@ import (
 	"github.com/levelfs/levelfs/internal/inventory"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/ldapmap/ldapsource"
 	"github.com/levelfs/levelfs/ldapmap/ldifsource"
 	"github.com/levelfs/levelfs/ldapmap/memsource"
 	"github.com/levelfs/levelfs/mounter"
@@ -41,7 +42,7 @@ func (g *gatherer) inventory(ctx context.Context) {
 	if err != nil {
 		g.unchecked("inventory", err)
 	}
-	g.Wants = asked.wants
+	g.Wants, g.Clocks = asked.wants, asked.clocks
 	g.Private = asked.private
 	if asked.private == nil {
 		g.Private = private // without what only the inventory knows
@@ -75,6 +76,7 @@ func (g *gatherer) askers() []Asker {
 type answers struct {
 	wants   []Want
 	private []Private
+	clocks  []Clock
 }
 
 // ask asks the inventory for each asker, and for all components that the host's own
@@ -120,8 +122,29 @@ func ask(ctx context.Context, c *config.Config, keys []ldapmap.Key, askers []Ask
 		}
 		a.wants = append(a.wants, w)
 	}
-	a.private, err = strangers(ctx, inv, private)
-	return a, err
+	if a.private, err = strangers(ctx, inv, private); err != nil {
+		return a, err
+	}
+	if len(keys) == 0 {
+		a.clocks = clocks(ctx, inv)
+	}
+	return a, nil
+}
+
+// clocks asks each directory server, by one search, when it was last written to. One that
+// does not say so, or not to us, is none of them: nothing follows from that.
+func clocks(ctx context.Context, inv *inventory.Inventory) []Clock {
+	var found []Clock
+	for _, s := range inv.Sources {
+		server, ok := s.(*ldapsource.Source)
+		if !ok {
+			continue
+		}
+		if written, err := server.Written(ctx); err == nil && !written.IsZero() {
+			found = append(found, Clock{Source: s.Name(), Written: written})
+		}
+	}
+	return found
 }
 
 // index makes many lookups in files quick. Files that cannot be read are reported by the

@@ -26,6 +26,7 @@ func Judge(s *State) []finding.Finding {
 	j.segments()
 	j.private()
 	j.servers()
+	j.clocks()
 	j.rights()
 	j.autofs()
 	finding.Sort(j.findings)
@@ -38,12 +39,15 @@ type judge struct {
 }
 
 func (j *judge) add(code finding.Code, object, fix, format string, args ...any) {
-	j.findings = append(j.findings, finding.New(code, "", printable(object), printable(fmt.Sprintf(format, args...)), printable(fix)))
+	if code.Mending().Repair != finding.Manual {
+		fix += " (or levelfs repair " + string(code) + ")"
+	}
+	j.findings = append(j.findings, finding.New(code, "", Printable(object), Printable(fmt.Sprintf(format, args...)), Printable(fix)))
 }
 
-// printable replaces what would move a terminal's cursor or begin another line: names of
+// Printable replaces what would move a terminal's cursor or begin another line: names of
 // mount points and of directories may contain anything.
-func printable(s string) string {
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
@@ -62,12 +66,11 @@ func (j *judge) want(who Asker) (Want, bool) {
 }
 
 func (j *judge) views() {
-	seen := make(map[string]bool)
 	for _, v := range j.Views {
-		if seen[v.Target] {
-			j.add(finding.StackedViews, v.Target, v.change(), "%s is mounted on top of another view", v.Name)
+		i := slices.IndexFunc(j.Views, func(under View) bool { return under.ID == v.Parent && under.Target == v.Target })
+		if i >= 0 {
+			j.add(finding.StackedViews, v.Target, v.change(), "%s is mounted on top of %s", v.Name, j.Views[i].Name)
 		}
-		seen[v.Target] = true
 		if w, ok := j.want(v.Asker); ok && w.differs(v) {
 			since := "since an unknown time"
 			if !v.Since.IsZero() {
@@ -79,7 +82,7 @@ func (j *judge) views() {
 					v.Name, areLayers(w.Above), areLayers(v.Above()), since)
 			}
 			if len(v.Holders) > 0 {
-				text += ", in use by process " + numbers(v.Holders)
+				text += ", in use by process " + Numbers(v.Holders)
 			}
 			j.add(finding.OtherLevel, v.Target, fix, "%s", text)
 		}
@@ -118,8 +121,8 @@ func (v View) change() string {
 	return "levelfs switch " + v.Component
 }
 
-// numbers lists some of the processes, and says how many more there are.
-func numbers(pids []int) string {
+// Numbers lists some of the processes, and says how many more there are.
+func Numbers(pids []int) string {
 	const some = 8
 	var text []string
 	for _, pid := range pids[:min(some, len(pids))] {
@@ -328,6 +331,19 @@ func (j *judge) servers() {
 	}
 }
 
+// maxAhead is how much later than now a server may have written something. Clocks that are
+// kept by NTP differ by far less.
+const maxAhead = time.Minute
+
+func (j *judge) clocks() {
+	for _, c := range j.Clocks {
+		if ahead := c.Written.Sub(j.Now); ahead > maxAhead {
+			j.add(finding.ClockAhead, c.Source, "chronyc tracking", "it has written something at %s, %v from now: one of the two clocks is wrong",
+				c.Written.UTC().Format(time.RFC3339), ahead.Round(time.Second))
+		}
+	}
+}
+
 func (j *judge) rights() {
 	for _, p := range j.Perms {
 		code, forbidden, mode := finding.OpenConfig, uint32(0o022), "go-w"
@@ -350,7 +366,7 @@ func (j *judge) rights() {
 
 func (j *judge) autofs() {
 	for _, p := range j.Hung {
-		j.add(finding.HungMap, fmt.Sprintf("process %d", p.PID), fmt.Sprintf("kill -9 %d", p.PID), "a child of automount has not run its program for %v", p.Age.Round(time.Second))
+		j.add(finding.HungMap, p.Object(), fmt.Sprintf("kill -9 %d", p.PID), "a child of automount has not run its program for %v", p.Age.Round(time.Second))
 	}
 	a := j.Autofs
 	if a == nil {

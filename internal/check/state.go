@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ type State struct {
 	Private   []Private
 	Segments  []string // attached by levelfs
 	Down      Down
+	Clocks    []Clock
 	Perms     []Perm
 	Refused   []*hook.RefusedError // hooks, and directories of them
 	Autofs    *Autofs              // nil: levelfs's master map is not installed
@@ -55,7 +57,7 @@ func (a Asker) query(host string) ldapmap.Query {
 // A Mount is a line of /proc/self/mountinfo.
 type Mount struct {
 	Target, FSType, Source string
-	ID                     int
+	ID, Parent             int
 	Major, Minor           uint32 // device number
 	SuperReadOnly          bool   // the file system is, whatever its mount is
 }
@@ -79,6 +81,9 @@ func (w Want) differs(v View) bool {
 	return w.Level != "" && (w.Level != v.Name || !slices.Equal(w.Above, v.Above()))
 }
 
+// Resolution is how the level was found, and what it is made of; nil with an error.
+func (w Want) Resolution() *ldapmap.Resolution { return w.resolution }
+
 // An Image is an image file that a wanted or a mounted level is made of.
 type Image struct {
 	Layer mounter.Layer
@@ -101,6 +106,12 @@ type Down struct {
 	Why    string
 	Oldest time.Time // of the answers that stand in for theirs
 	Answer string    // whose that is: a component
+}
+
+// A Clock is the latest moment of which a directory server says that something was written.
+type Clock struct {
+	Source  string
+	Written time.Time
 }
 
 // A Perm is a file or a directory whose rights matter.
@@ -139,6 +150,9 @@ type Process struct {
 	PID int
 	Age time.Duration
 }
+
+// Object names the process in a finding.
+func (p Process) Object() string { return fmt.Sprintf("process %d", p.PID) }
 
 // An Unchecked is what could not be looked at.
 type Unchecked struct {

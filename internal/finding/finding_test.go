@@ -44,14 +44,20 @@ access fails or shows wrong content, now or at the next mount. Warning: it does 
 somebody did not mean it so. This page is made from the program's own table by
 `+"`go generate ./internal/finding`"+`.
 
-| code | severity | finding |
-|---|---|---|
+The last column is how far `+"`levelfs repair`"+` goes: what is `+"`safe`"+` it mends without a question;
+`+"`ask`"+`: after a question on a terminal, or with `+"`--yes`"+`; `+"`manual`"+`: not at all. A single finding may
+allow less than its kind.
+
+| code | severity | finding | repair |
+|---|---|---|---|
 `)
 	for _, k := range Kinds() {
-		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s |\n", k.Code, strings.ToLower(string(k.Code)), k.Severity, k.Title)
+		fmt.Fprintf(&b, "| [%s](#%s) | %s | %s | %s |\n", k.Code, strings.ToLower(string(k.Code)), k.Severity, k.Title, k.Code.Mending().Repair)
 	}
 	for _, k := range Kinds() {
-		fmt.Fprintf(&b, "\n## %s\n\n**%s** (%s). %s\n\n*What to do:* %s\n", k.Code, k.Title, k.Severity, k.Meaning, k.Remedy)
+		m := k.Code.Mending()
+		fmt.Fprintf(&b, "\n## %s\n\n**%s** (%s). %s\n\n*What to do:* %s\n\n*levelfs repair* (%s): %s\n",
+			k.Code, k.Title, k.Severity, k.Meaning, k.Remedy, m.Repair, m.Does)
 	}
 	return b.Bytes()
 }
@@ -73,6 +79,18 @@ func TestKinds(t *testing.T) {
 			k.Severity != Warning && k.Severity != Critical {
 			t.Errorf("incomplete: %+v", k)
 		}
+		if m := k.Code.Mending(); !strings.HasSuffix(m.Does, ".") || m.Code != k.Code {
+			t.Errorf("nothing says what repair does about %s: %+v", k.Code, m)
+		}
+	}
+	mended := mendings()
+	for _, m := range mended {
+		if !slices.Contains(registered, m.Code) || m.Repair != Safe && m.Repair != Ask && m.Repair != Manual {
+			t.Errorf("%+v", m)
+		}
+	}
+	if !slices.IsSortedFunc(mended, func(a, b Mending) int { return strings.Compare(string(a.Code), string(b.Code)) }) {
+		t.Error("the mendings are not in the order of their codes")
 	}
 	if !slices.Equal(declared, registered) || !slices.IsSorted(registered) || len(slices.Compact(slices.Clone(registered))) != len(registered) {
 		t.Errorf("declared %q, registered %q", declared, registered)

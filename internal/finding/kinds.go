@@ -67,6 +67,7 @@ const (
 	Unfinished      Code = "LV232"
 	ServersDown     Code = "LV240"
 	OldAnswers      Code = "LV241"
+	ClockAhead      Code = "LV242"
 	OpenConfig      Code = "LV250"
 	OpenPrivate     Code = "LV251"
 	OpenCache       Code = "LV252"
@@ -265,6 +266,9 @@ func Kinds() []Kind {
 		{OldAnswers, "Last known levels run out", Critical,
 			"No inventory server answers, and the last answer for a mounted component is so old that it soon does not stand in for the server any more. Then the component cannot be mounted.",
 			"Get a server to answer, or set a longer keep in levelfs.toml meanwhile."},
+		{ClockAhead, "Clock behind a server's", Warning,
+			"An inventory server has written something later than this machine's clock says that it is: the clock here is behind, or the server's is ahead. Validity windows of levels, certificates and the age of cached answers are judged by this clock. A server whose clock is behind cannot be found out so.",
+			"Compare both with a third: chronyc tracking, here and there."},
 		{OpenConfig, "Configuration that others can change", Critical,
 			"levelfs.toml can be written by others than root, who can so choose what root mounts.",
 			"chown root FILE && chmod go-w FILE."},

@@ -101,6 +101,11 @@ func segments(ctx context.Context, c *config.Config, dryRun bool) ([]Item, error
 	return items, errors.Join(errs...)
 }
 
+// Segment is Run for one segment that levelfs attached.
+func Segment(ctx context.Context, c *config.Config, name string) (Item, error) {
+	return segment(ctx, c, attached.New(c), name, false)
+}
+
 func segment(ctx context.Context, c *config.Config, s *attached.Segments, name string, dryRun bool) (Item, error) {
 	ctx, cancel := context.WithTimeout(ctx, segmentWait)
 	defer cancel()
