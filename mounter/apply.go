@@ -296,7 +296,7 @@ func (x *execution) overlay(ctx context.Context) error {
 	if err := x.noteUse(st.Dev, 0); err != nil {
 		return err
 	}
-	if err := noteView(p.Run, st.Dev, p.Private, p.mountNames()); err != nil {
+	if err := noteView(p.Run, st.Dev, p.Private, p.markLines(view)); err != nil {
 		return err
 	}
 	return x.attach(ctx, view, st.Dev)

@@ -17,6 +17,40 @@ import (
 type Mark struct {
 	Major, Minor uint32
 	Layers       []string // mounts of its layers, as a [View] names them
+	Name, Target string   // level, and where it was mounted; "" if it is not known
+	// Mount is the number of its mount that no other mount has in this boot, 0 if it is not
+	// known. Who holds that mount holds this view, and none that had the device number later.
+	Mount uint64
+}
+
+// viewLine begins the line of a mark that says which mount the view is.
+const viewLine = "view "
+
+// mount takes from such a line what is good in this boot.
+func (m *Mark) mount(line string) {
+	var id uint64
+	var boot, name, target string
+	if n, err := fmt.Sscanf(line, viewLine+"%d %s %s %q", &id, &boot, &name, &target); n == 4 && err == nil && boot == bootID() {
+		m.Mount, m.Name, m.Target = id, name, target
+	}
+}
+
+// UniqueMountID is the number of the mount that the path is on, relative to the directory,
+// which no other mount has or will have in this boot (STATX_MNT_ID_UNIQUE of Linux 6.8). An
+// empty path is the descriptor's own file.
+func UniqueMountID(dir int, path string) (uint64, error) {
+	flags := unix.AT_STATX_DONT_SYNC
+	if path == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	var st unix.Statx_t
+	if err := unix.Statx(dir, path, flags, unix.STATX_MNT_ID_UNIQUE, &st); err != nil {
+		return 0, &fs.PathError{Op: "statx", Path: path, Err: err}
+	}
+	if st.Mask&unix.STATX_MNT_ID_UNIQUE == 0 {
+		return 0, errors.ErrUnsupported
+	}
+	return st.Mnt_id, nil
 }
 
 // Marks returns those of which the kernel still has a file system with the number. Of
@@ -34,7 +68,10 @@ func Marks(run string) ([]Mark, error) {
 		_, rest, _ := bytes.Cut(text, []byte("\n"))
 		m := Mark{Major: unix.Major(dev), Minor: unix.Minor(dev)}
 		for line := range strings.Lines(string(rest)) {
-			if name, complete := strings.CutSuffix(line, "\n"); complete {
+			switch name, complete := strings.CutSuffix(line, "\n"); {
+			case complete && strings.HasPrefix(name, viewLine):
+				m.mount(name)
+			case complete:
 				m.Layers = append(m.Layers, name)
 			}
 		}

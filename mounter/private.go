@@ -234,10 +234,17 @@ func (x *execution) noteUse(dev, leaving uint64) error {
 	return u.note(x.lock)
 }
 
+// markLines are the lines of the mark that the view leaves: its layers, and which mount it
+// is.
+func (p *Plan) markLines(view *os.File) []string {
+	id, _ := UniqueMountID(int(view.Fd()), "") // 0 if the kernel has none
+	return append(p.mountNames(), fmt.Sprintf("%s%d %s %s %q", viewLine, id, bootID(), p.Name, p.Target))
+}
+
 // noteView leaves a mark for the view's device number in the run directory: its
 // time tells the age of the view, its first line which private layer the number
-// belongs to, and the others the view's layers. The next view with the number takes it
-// over. Nothing that is mounted depends on it.
+// belongs to, and the others the view's layers and its mount. The next view with the
+// number takes it over. Nothing that is mounted depends on it.
 func noteView(run string, dev uint64, p *Private, layers []string) error {
 	path := viewMark(run, unix.Major(dev), unix.Minor(dev))
 	var owner string

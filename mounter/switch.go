@@ -313,7 +313,7 @@ func (x *execution) replace() error {
 	if err := x.noteUse(st.Dev, p.Replaces.device()); err != nil {
 		return err
 	}
-	if err := noteView(p.Run, st.Dev, p.Private, p.mountNames()); err != nil {
+	if err := noteView(p.Run, st.Dev, p.Private, p.markLines(x.view)); err != nil {
 		return err
 	}
 	if !x.applier.NoBeneath {

@@ -25,7 +25,7 @@ import (
 )
 
 func newStatus(log *logrus.Logger) *cobra.Command {
-	var asJSON bool
+	var asJSON, restart bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show every view on this machine",
@@ -36,15 +36,24 @@ What is mounted is read from the kernel (/proc/self/mountinfo); no mounted file
 system is touched, so that a dead one cannot hang it. What could not be found out
 is shown as "?", and why is said on standard error.
 
+With --needs-restart, show the processes that still use a level in a view that is not
+mounted any more, since it was replaced or unmounted lazily: they see nothing newer
+until they are started again. The level's name is shown only if it is proven.
+
 EXIT STATUS
-  0   done
-  1   the mounts could not be read
+  0   done; with --needs-restart: there are none
+  1   the mounts could not be read; with --needs-restart: there are some
+  3   with --needs-restart: not every process could be looked at
   64  the command line was wrong`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if restart {
+				return runNeedsRestart(cmd, asJSON)
+			}
 			return runStatus(cmd, asJSON, log)
 		},
 	}
+	cmd.Flags().BoolVar(&restart, "needs-restart", false, "show the processes that still use levels which are not mounted any more")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

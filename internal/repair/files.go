@@ -16,6 +16,7 @@ import (
 
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/check"
+	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/gc"
 	"github.com/levelfs/levelfs/internal/private"
@@ -129,8 +130,11 @@ func (p *planner) mapProgram(_ context.Context, f finding.Finding) (Step, error)
 			do: func(context.Context) error { return os.Chmod(program, info.Mode().Perm()|0o111) },
 		}, nil
 	}
-	if _, err := p.Config.Caller(program); err != nil {
-		return Step{}, err // levelfs's program would not know what it is to do by that name
+	// By another name levelfs's program would not know whose levels it is to give.
+	if name := filepath.Base(program); name != config.UsersMap {
+		if _, err := p.Config.Caller(name); err != nil {
+			return Step{}, err
+		}
 	}
 	own, err := p.own("auto.levelfs", program, filepath.Dir(program), filepath.Dir(p.Config.Map), filepath.Join(p.Config.Root(), "/usr/libexec/levelfs"))
 	if err != nil {

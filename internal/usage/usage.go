@@ -368,7 +368,7 @@ func (s *search) descriptor(pid int, fd string, mounts *space) error {
 	}
 	n, mounted := mounts.mounts[id]
 	if !mounted {
-		if n, err = s.fileSystem(link); err != nil {
+		if n, err = fileSystem(s.inotify, link); err != nil {
 			return nil // of a file that cannot be watched nothing is known
 		}
 	}
@@ -379,13 +379,13 @@ func (s *search) descriptor(pid int, fd string, mounts *space) error {
 // fileSystem returns the number of the file system that an open file is in. stat(2)
 // does not tell for overlayfs; what tells is the watch of inotify(7), by
 // /proc/self/fdinfo (Documentation/filesystems/proc.rst, "Inotify files").
-func (s *search) fileSystem(link string) (number, error) {
-	watch, err := unix.InotifyAddWatch(s.inotify, link, unix.IN_DELETE_SELF)
+func fileSystem(inotify int, link string) (number, error) {
+	watch, err := unix.InotifyAddWatch(inotify, link, unix.IN_DELETE_SELF)
 	if err != nil {
 		return number{}, err
 	}
-	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(s.inotify))
-	if _, rmErr := unix.InotifyRmWatch(s.inotify, uint32(watch)); err == nil {
+	text, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(inotify))
+	if _, rmErr := unix.InotifyRmWatch(inotify, uint32(watch)); err == nil {
 		err = rmErr
 	}
 	if err != nil {

@@ -66,18 +66,17 @@ func TestFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	s := &search{inotify: fd}
 	for _, path := range []string{"/proc/version", "/sys/kernel", "/dev"} {
 		var st unix.Stat_t
 		if err := unix.Stat(path, &st); err != nil {
 			t.Fatal(err)
 		}
-		got, err := s.fileSystem(path)
+		got, err := fileSystem(fd, path)
 		if want := (number{unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))}); err != nil || got != want {
 			t.Errorf("%s: %v, %v; want %v", path, got, err, want)
 		}
 	}
-	if _, err := s.fileSystem("/nonexistent"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := fileSystem(fd, "/nonexistent"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
 }
