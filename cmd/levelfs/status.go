@@ -19,6 +19,7 @@ import (
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/inventory"
+	"github.com/levelfs/levelfs/internal/sharing"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -68,15 +69,16 @@ type viewStatus struct {
 	Differs bool   `json:"differs"`          // wanted is known, and another, or has other layers above it
 	// Above are the layers above those of the level, topmost first, and WantedAbove those
 	// that are wanted, each NAME@CONTENT.
-	Above        []string  `json:"above,omitempty"`
-	WantedAbove  []string  `json:"wantedAbove,omitempty"`
-	Layers       []string  `json:"layers"`        // topmost first
-	XIP          string    `json:"xip,omitempty"` // of layers in shared memory: active, partial (…) or off (…)
-	ReadOnly     bool      `json:"readOnly"`
-	Private      string    `json:"private,omitempty"`      // the private layer's upper directory
-	PrivateBytes int64     `json:"privateBytes,omitempty"` // -1 if it is not known
-	Since        time.Time `json:"since,omitzero"`
-	Heal         string    `json:"heal,omitempty"` // what an interrupted switch has left
+	Above        []string `json:"above,omitempty"`
+	WantedAbove  []string `json:"wantedAbove,omitempty"`
+	Layers       []string `json:"layers"`        // topmost first
+	XIP          string   `json:"xip,omitempty"` // of layers in shared memory: active, partial (…) or off (…)
+	ReadOnly     bool     `json:"readOnly"`
+	Private      string   `json:"private,omitempty"`      // the private layer's upper directory
+	PrivateBytes int64    `json:"privateBytes,omitempty"` // -1 if it is not known
+	sharing.Share
+	Since time.Time `json:"since,omitzero"`
+	Heal  string    `json:"heal,omitempty"` // what an interrupted switch has left
 }
 
 func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
@@ -122,10 +124,27 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 		s.XIP = inPlace(ctx, v, log)
 		statuses = append(statuses, s)
 	}
+	addShares(c, views, statuses)
 	if asJSON {
 		return writeJSON(cmd.OutOrStdout(), statuses)
 	}
 	return writeStatus(cmd.OutOrStdout(), statuses)
+}
+
+// addShares adds what each view takes of the disk. Of one whose level is not in the cache
+// the layers count as nothing.
+func addShares(c *config.Config, views []mounter.View, statuses []viewStatus) {
+	layers := make([][]sharing.Layer, len(views))
+	active := make([]bool, len(views))
+	for i, v := range views {
+		if level, _, err := (cache.Cache{Dir: c.CacheDir()}).Level(v.Name); err == nil {
+			layers[i] = sharing.Layers(v, level)
+		}
+		active[i] = statuses[i].XIP == string(mounter.Active)
+	}
+	for i, share := range sharing.Shares(layers, active) {
+		statuses[i].Share = share
+	}
 }
 
 // inPlace is what the kernel says of a view that has layers in shared memory, "" if it
@@ -236,7 +255,7 @@ func treeSize(ctx context.Context, dir string) (int64, error) {
 
 func writeStatus(out io.Writer, statuses []viewStatus) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "VIEW\tMOUNTED\tWANTED\tPRIVATE\tSINCE\tXIP\tLAYERS")
+	fmt.Fprintln(w, "VIEW\tMOUNTED\tWANTED\tPRIVATE\tSINCE\tXIP\tSIZE\tLAYERS")
 	for _, s := range statuses {
 		wanted, private, since := "=", "-", "?"
 		switch {
@@ -255,7 +274,17 @@ func writeStatus(out io.Writer, statuses []viewStatus) error {
 		if !s.Since.IsZero() {
 			since = s.Since.Local().Format("2006-01-02 15:04:05")
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Target, s.Mounted, wanted, private, since, orDash(s.XIP), strings.Join(s.Layers, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Target, s.Mounted, wanted, private, since, orDash(s.XIP), byteCount(s.LayerBytes), strings.Join(s.Layers, " "))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil || len(statuses) == 0 {
+		return err
+	}
+	var shares []sharing.Share
+	for _, s := range statuses {
+		shares = append(shares, s.Share)
+	}
+	total := sharing.Sum(shares)
+	_, err := fmt.Fprintf(out, "layers: %s in all views, %s on the disk, %s saved by sharing; %s executed in place\n",
+		byteCount(total.LayerBytes), byteCount(total.LayerBytes-total.SharedBytes), byteCount(total.SharedBytes), byteCount(total.InPlaceBytes))
+	return err
 }

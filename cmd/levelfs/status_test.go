@@ -21,6 +21,7 @@ import (
 	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/edit"
+	"github.com/levelfs/levelfs/internal/sharing"
 	"github.com/levelfs/levelfs/internal/usage"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -35,14 +36,16 @@ func TestWriteStatus(t *testing.T) {
 	var out bytes.Buffer
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)
 	err := writeStatus(&out, []viewStatus{
-		{Target: "/sw/emacs", Mounted: "emacs@29.4-1", Wanted: "emacs@29.4-1", Private: "/p", PrivateBytes: 1536, Since: since, XIP: "active", Layers: []string{"a@1", "b@2"}},
-		{Target: "/sw/vi", Mounted: "vi@1", Wanted: "vi@2", Differs: true, Private: "/q", PrivateBytes: -1},
+		{Target: "/sw/emacs", Mounted: "emacs@29.4-1", Wanted: "emacs@29.4-1", Private: "/p", PrivateBytes: 1536, Since: since, XIP: "active", Layers: []string{"a@1", "b@2"},
+			Share: sharing.Share{LayerBytes: 3 << 20, InPlaceBytes: 1 << 20}},
+		{Target: "/sw/vi", Mounted: "vi@1", Wanted: "vi@2", Differs: true, Private: "/q", PrivateBytes: -1, Share: sharing.Share{LayerBytes: 2 << 20, SharedBytes: 2 << 20}},
 		{Target: "/sw/jdk@21", Mounted: "jdk@21"},
 	})
-	const want = `VIEW        MOUNTED       WANTED  PRIVATE  SINCE                XIP     LAYERS
-/sw/emacs   emacs@29.4-1  =       1.5 KiB  2026-01-02 03:04:05  active  a@1 b@2
-/sw/vi      vi@1          vi@2    ?        ?                    -       
-/sw/jdk@21  jdk@21        ?       -        ?                    -       
+	const want = `VIEW        MOUNTED       WANTED  PRIVATE  SINCE                XIP     SIZE     LAYERS
+/sw/emacs   emacs@29.4-1  =       1.5 KiB  2026-01-02 03:04:05  active  3.0 MiB  a@1 b@2
+/sw/vi      vi@1          vi@2    ?        ?                    -       2.0 MiB  
+/sw/jdk@21  jdk@21        ?       -        ?                    -       0 B      
+layers: 5.0 MiB in all views, 3.0 MiB on the disk, 2.0 MiB saved by sharing; 1.0 MiB executed in place
 `
 	if err != nil || out.String() != want {
 		t.Errorf("error %v, got\n%swant\n%s", err, out.String(), want)

@@ -40,7 +40,7 @@ func (g *gatherer) inventory(ctx context.Context) {
 	askers := g.askers()
 	asked, err := Try(ctx, g.limit, func(ctx context.Context) (answers, error) { return ask(ctx, g.Config, g.Keys, askers, private) })
 	if err != nil {
-		g.unchecked("inventory", err)
+		g.unchecked(WhatInventory, err)
 	}
 	g.Wants, g.Clocks = asked.wants, asked.clocks
 	g.Private = asked.private
@@ -285,22 +285,42 @@ func (g *gatherer) accounts(ctx context.Context) {
 	}
 }
 
-// sizes adds up the private layers.
+// sizesTime bounds adding up the private layers, unless everything is to be read: what
+// watches machines wants an answer soon, and does without a size rather than without that.
+const sizesTime = 2 * time.Second
+
+// sizes adds up the private layers, one after the other as far as the time goes.
 func (g *gatherer) sizes(ctx context.Context) {
+	for i := range g.Private {
+		g.Private[i].Bytes = -1
+	}
 	if !g.options.Sizes {
 		return
 	}
-	dir := g.Config.PrivateDir()
-	bytes, err := Try(ctx, g.limit, func(ctx context.Context) (int64, error) { return treeBytes(ctx, dir) })
-	if err != nil {
-		g.unchecked("size of the private layers", err)
-		return
+	limit := sizesTime
+	if g.options.All {
+		limit = g.limit
 	}
-	g.PrivateBytes = bytes
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	g.PrivateBytes = 0
+	for i := range g.Private {
+		dir := g.Private[i].Dir
+		bytes, err := Try(ctx, limit, func(ctx context.Context) (int64, error) { return treeBytes(ctx, dir) })
+		if err != nil {
+			g.PrivateBytes = -1
+			return
+		}
+		g.Private[i].Bytes = bytes
+		g.PrivateBytes += bytes
+	}
 }
 
-// treeBytes is what the files below a directory take on their disk.
+// treeBytes is what the files below a directory take on their disk, those with several
+// names once.
 func treeBytes(ctx context.Context, dir string) (total int64, err error) {
+	type file struct{ dev, ino uint64 }
+	linked := make(map[file]bool)
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed since
@@ -309,9 +329,16 @@ func treeBytes(ctx context.Context, dir string) (total int64, err error) {
 			return errors.Join(err, ctx.Err())
 		}
 		var st unix.Stat_t
-		if unix.Lstat(path, &st) == nil {
-			total += st.Blocks * 512
+		if unix.Lstat(path, &st) != nil {
+			return nil
 		}
+		if f := (file{uint64(st.Dev), st.Ino}); st.Nlink > 1 && !d.IsDir() {
+			if linked[f] {
+				return nil
+			}
+			linked[f] = true
+		}
+		total += st.Blocks * 512
 		return nil
 	})
 	return total, err
@@ -320,13 +347,13 @@ func treeBytes(ctx context.Context, dir string) (total int64, err error) {
 // mountedLevels are the mounted levels, as the mount helper found them in the cache.
 func (g *gatherer) mountedLevels() []*ldapmap.Resolution {
 	var levels []*ldapmap.Resolution
-	seen := make(map[string]bool)
+	g.Levels = make(map[string]*ldapmap.Resolution)
 	for _, v := range g.Views {
-		if seen[v.Name] {
+		if _, seen := g.Levels[v.Name]; seen {
 			continue
 		}
-		seen[v.Name] = true
-		if r, _, err := (cache.Cache{Dir: g.Config.CacheDir()}).Level(v.Name); err == nil {
+		r, _, err := (cache.Cache{Dir: g.Config.CacheDir()}).Level(v.Name)
+		if g.Levels[v.Name] = r; err == nil {
 			levels = append(levels, r)
 		}
 	}

@@ -42,6 +42,11 @@ func (j *judge) add(code finding.Code, object, fix, format string, args ...any) 
 	if code.Mending().Repair != finding.Manual {
 		fix += " (or levelfs repair " + string(code) + ")"
 	}
+	j.byHand(code, object, fix, format, args...)
+}
+
+// byHand adds a finding that levelfs repair does not mend, though it does others of its code.
+func (j *judge) byHand(code finding.Code, object, fix, format string, args ...any) {
 	j.findings = append(j.findings, finding.New(code, "", Printable(object), Printable(fmt.Sprintf(format, args...)), Printable(fix)))
 }
 
@@ -93,7 +98,11 @@ func (j *judge) views() {
 			j.add(finding.ForeignUpper, v.Target, "umount "+v.Target, "%s writes to %q", v.Name, v.Upper)
 		}
 		if v.Upper != "" && j.superReadOnly(v.View) {
-			j.add(finding.ReadOnlyPrivate, v.Target, v.change(), "%s has the private layer %q, and is read-only", v.Name, v.Upper)
+			add := j.add
+			if !v.Frozen { // no switch leaves it so
+				add = j.byHand
+			}
+			add(finding.ReadOnlyPrivate, v.Target, v.change(), "%s has the private layer %q, and is read-only", v.Name, v.Upper)
 		}
 	}
 }
@@ -253,7 +262,7 @@ func (j *judge) inPlace() {
 		}
 		fix := "levelfs doctor"
 		if v.Proof != nil && v.Proof.State() != mounter.Active {
-			j.add(code, v.Target, fix, "%s: execution in place is %s", v.Name, *v.Proof)
+			j.byHand(code, v.Target, fix, "%s: execution in place is %s", v.Name, *v.Proof)
 		}
 		if w.differs(v) {
 			continue // its layers are others
@@ -323,10 +332,14 @@ func (j *judge) servers() {
 	if j.Down.Since.IsZero() {
 		return
 	}
-	j.add(finding.ServersDown, "inventory", "levelfs doctor", "no server answered at %s: %s", j.Down.Since.Format(time.RFC3339), oneLine(errors.New(j.Down.Why)))
+	add := j.add
+	if slices.ContainsFunc(j.Unchecked, func(u Unchecked) bool { return u.What == WhatInventory }) { // they are still down
+		add = j.byHand
+	}
+	add(finding.ServersDown, "inventory", "levelfs doctor", "no server answered at %s: %s", j.Down.Since.Format(time.RFC3339), oneLine(errors.New(j.Down.Why)))
 	keep := j.Config.Keep.Duration
 	if left := keep - j.Now.Sub(j.Down.Oldest); !j.Down.Oldest.IsZero() && left < keep/4 {
-		j.add(finding.OldAnswers, j.Down.Answer, "levelfs doctor", "the last answer is of %s, and holds until %s",
+		add(finding.OldAnswers, j.Down.Answer, "levelfs doctor", "the last answer is of %s, and holds until %s",
 			j.Down.Oldest.Format(time.RFC3339), j.Down.Oldest.Add(keep).Format(time.RFC3339))
 	}
 }

@@ -33,7 +33,7 @@ func healthyState(t *testing.T) *State {
 	return &State{
 		Config: c, Now: time.Now(), PrivateBytes: -1,
 		Views: []View{{Asker: who, Readable: true, Proof: &mounter.Proof{Files: 3, Active: 3}, View: mounter.View{
-			Target: "/sw/emacs", Name: "emacs@1", Layers: []string{"base@0123456789ab+segment.EMACS_1"},
+			ID: 2, Parent: 1, Target: "/sw/emacs", Name: "emacs@1", Layers: []string{"base@0123456789ab+segment.EMACS_1"},
 			Upper: filepath.Join(c.PrivateDir(), "host/emacs/upper"), Options: []string{"rw", "nodev", "index=off", "redirect_dir=nofollow"},
 		}}},
 		Segments: []string{"EMACS#1"},
@@ -224,7 +224,7 @@ func TestPace(t *testing.T) {
 func TestNagios(t *testing.T) {
 	t.Parallel()
 	r := &Report{Views: 2, Findings: []finding.Finding{finding.New(finding.StackedViews, "", "/sw/a|b", "one\ntwo", "x")}}
-	if got := r.Nagios(); !regexp.MustCompile(`^LEVELFS CRITICAL - 2 views, 1 critical: LV207 /sw/a/b: one; two \| views=2;;;0( [a-z_]+=[0-9.]+s?;;;0)+\n$`).MatchString(got) {
+	if got := r.Nagios(); !regexp.MustCompile(`^LEVELFS CRITICAL - 2 views, 1 critical: LV207 /sw/a/b: one; two \| views=2;;;0( [a-z_]+=[0-9.]+[sB]?;;;0)+\n$`).MatchString(got) {
 		t.Errorf("%q", got)
 	}
 	r.Unchecked = []Unchecked{{What: "inventory", Why: "down"}}

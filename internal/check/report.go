@@ -15,6 +15,8 @@ import (
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
+	"github.com/levelfs/levelfs/internal/sharing"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 // Exit states of a check, as of Nagios plugins.
@@ -33,13 +35,48 @@ type Report struct {
 	OtherLevel   int               `json:"otherLevel"` // of them, those of which another level is wanted
 	PrivateBytes int64             `json:"privateBytes"`
 	LayerBytes   int64             `json:"layerBytes"` // in the image files that were looked at
+	Shares       []ViewShare       `json:"shares"`     // of the views
+	Total        sharing.Share     `json:"total"`      // of all views: sharedBytes is what sharing saves
 	Started      time.Time         `json:"started"`
 	Seconds      float64           `json:"seconds"`
 }
 
+// A ViewShare is what a view takes of the disk.
+type ViewShare struct {
+	Target       string `json:"target"`
+	Level        string `json:"level"`
+	PrivateBytes int64  `json:"privateBytes"` // -1: not asked for, or not known
+	sharing.Share
+}
+
+// shares are those of the views; of one whose definition is not in the cache the layers
+// count as nothing.
+func (s *State) shares() []ViewShare {
+	layers := make([][]sharing.Layer, len(s.Views))
+	inPlace := make([]bool, len(s.Views))
+	for i, v := range s.Views {
+		if level := s.Levels[v.Name]; level != nil {
+			layers[i] = sharing.Layers(v.View, level)
+		}
+		inPlace[i] = v.Proof != nil && v.Proof.State() == mounter.Active
+	}
+	all := make([]ViewShare, len(s.Views))
+	for i, share := range sharing.Shares(layers, inPlace) {
+		v := s.Views[i]
+		all[i] = ViewShare{Target: v.Target, Level: v.Name, PrivateBytes: -1, Share: share}
+		if n := slices.IndexFunc(s.Private, func(p Private) bool { return v.Upper == mounter.Upper(p.Dir) }); n >= 0 {
+			all[i].PrivateBytes = s.Private[n].Bytes
+		}
+	}
+	return all
+}
+
 // NewReport sums a State and its findings up. PrivateBytes is -1 if it is not known.
 func NewReport(s *State, findings []finding.Finding) *Report {
-	r := &Report{Findings: findings, Unchecked: s.Unchecked, Views: len(s.Views), PrivateBytes: s.PrivateBytes, Started: s.Now}
+	r := &Report{Findings: findings, Unchecked: s.Unchecked, Views: len(s.Views), PrivateBytes: s.PrivateBytes, Shares: s.shares(), Started: s.Now}
+	for _, share := range r.Shares {
+		r.Total = sharing.Sum([]sharing.Share{r.Total, share.Share})
+	}
 	for _, i := range s.Images {
 		r.LayerBytes += i.Layer.Size
 	}
@@ -90,13 +127,18 @@ func (r *Report) Nagios() string {
 	// "|" begins the performance data, and the line is the message.
 	text = strings.NewReplacer("|", "/", "\n", "; ").Replace(text)
 	state := []string{"OK", "WARNING", "CRITICAL", "UNKNOWN"}[r.Status()]
-	return fmt.Sprintf("LEVELFS %s - %s | views=%d;;;0 other_level=%d;;;0 warnings=%d;;;0 critical=%d;;;0 unchecked=%d;;;0 time=%.3fs;;;0\n",
-		state, text, r.Views, r.OtherLevel, warnings, critical, len(r.Unchecked), r.Seconds)
+	sizes := ""
+	if r.PrivateBytes >= 0 {
+		sizes = fmt.Sprintf(" private=%dB;;;0", r.PrivateBytes)
+	}
+	sizes += fmt.Sprintf(" layers=%dB;;;0 saved=%dB;;;0 in_place=%dB;;;0", r.Total.LayerBytes, r.Total.SharedBytes, r.Total.InPlaceBytes)
+	return fmt.Sprintf("LEVELFS %s - %s | views=%d;;;0 other_level=%d;;;0 warnings=%d;;;0 critical=%d;;;0 unchecked=%d;;;0%s time=%.3fs;;;0\n",
+		state, text, r.Views, r.OtherLevel, warnings, critical, len(r.Unchecked), sizes, r.Seconds)
 }
 
 // Prometheus is the report in the text exposition format. It is written here and not by
 // prometheus/common/expfmt, which brings protocol buffers along: of the format, this
-// needs numbers, and labels whose values are codes.
+// needs numbers, and labels whose values are codes, mount points and levels.
 func (r *Report) Prometheus() []byte {
 	var b bytes.Buffer
 	family := func(name, help string) {
@@ -125,6 +167,23 @@ func (r *Report) Prometheus() []byte {
 		one("private_bytes", "What the private layers take on their disk.", r.PrivateBytes)
 	}
 	one("layer_bytes", "Size of the layer images that levels of this machine are made of.", r.LayerBytes)
+	one("views_layer_bytes", "Size of the layers of all mounted views, each counted as often as views have it.", r.Total.LayerBytes)
+	one("views_saved_bytes", "Of it, what is on the disk once although several views have it.", r.Total.SharedBytes)
+	one("views_in_place_bytes", "Size of the layers that are executed in place from shared memory, each counted once.", r.Total.InPlaceBytes)
+	perView := func(name, help string, value func(ViewShare) int64) {
+		begun := false
+		for _, s := range r.Shares {
+			if v := value(s); v >= 0 {
+				if !begun {
+					family(name, help)
+					begun = true
+				}
+				fmt.Fprintf(&b, "levelfs_%s{view=\"%s\",level=\"%s\"} %d\n", name, escape(Printable(s.Target)), escape(Printable(s.Level)), v)
+			}
+		}
+	}
+	perView("view_private_bytes", "What a view's private layer takes on its disk.", func(s ViewShare) int64 { return s.PrivateBytes })
+	perView("view_layer_bytes", "Size of a view's layers.", func(s ViewShare) int64 { return s.LayerBytes })
 	one("check_timestamp_seconds", "When the last levelfs check began, in seconds since 1970.", r.Started.Unix())
 	one("check_duration_seconds", "How long the last levelfs check took.", r.Seconds)
 	return b.Bytes()

@@ -33,6 +33,9 @@ type State struct {
 	Hung      []Process
 	Unchecked []Unchecked
 
+	// Levels are the definitions of the mounted ones, as the mounts have left them in the cache.
+	Levels map[string]*ldapmap.Resolution
+
 	PrivateBytes int64 // in all private layers; -1: not asked for, or not known
 }
 
@@ -98,6 +101,7 @@ type Private struct {
 	Unfinished      []string // names in it that belong to work that was interrupted
 	NoComponent     bool     // the inventory has none of that name
 	NoAccount       bool     // the user has none on this machine
+	Bytes           int64    // that it takes on its disk; -1: not asked for, or not known
 }
 
 // A Down is the note that no server answered.
@@ -153,6 +157,9 @@ type Process struct {
 
 // Object names the process in a finding.
 func (p Process) Object() string { return fmt.Sprintf("process %d", p.PID) }
+
+// WhatInventory is the Unchecked inventory.
+const WhatInventory = "inventory"
 
 // An Unchecked is what could not be looked at.
 type Unchecked struct {

@@ -71,7 +71,7 @@ func narrow(perm check.Perm, mode uint32) error {
 
 // noteDown removes the note that no server answers, if they have answered the check.
 func (p *planner) noteDown(_ context.Context, f finding.Finding) (Step, error) {
-	if len(p.Keys) > 0 || slices.ContainsFunc(p.Unchecked, func(u check.Unchecked) bool { return u.What == "inventory" }) {
+	if len(p.Keys) > 0 || slices.ContainsFunc(p.Unchecked, func(u check.Unchecked) bool { return u.What == check.WhatInventory }) {
 		return Step{}, errors.New("no server has answered the check either")
 	}
 	store := cache.Cache{Dir: p.Config.CacheDir()}
