@@ -140,14 +140,21 @@ func checkMachine(cmd *cobra.Command, o checkOptions, keys []ldapmap.Key, log *l
 	if err != nil {
 		return nil, err
 	}
-	defer unlock()
+	var state *check.State
+	defer func() {
+		// A look that was given up may keep this process from ending. It keeps the lock, so
+		// that no others come to wait for the same.
+		if state == nil || len(state.Unchecked) == 0 {
+			unlock()
+		}
+	}()
 	limit := c.CheckTime.Duration
 	if o.limit != 0 {
 		limit = o.limit
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), limit)
 	defer cancel()
-	state, err := check.Gather(ctx, c, check.Options{Keys: keys, Sizes: o.prometheus != "" || o.asJSON || o.nagios, All: o.deep, Now: time.Now})
+	state, err = check.Gather(ctx, c, check.Options{Keys: keys, Sizes: o.prometheus != "" || o.asJSON || o.nagios, All: o.deep, Now: time.Now})
 	if err != nil {
 		return nil, err
 	}

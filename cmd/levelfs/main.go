@@ -35,7 +35,14 @@ func main() {
 	if exit, ok := dcss.Writer(os.Args); ok {
 		os.Exit(exit)
 	}
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	switch args := os.Args[1:]; {
+	case os.Args[0] == workerName:
+		os.Exit(work(args))
+	case mayHang(args):
+		os.Exit(attend(args))
+	default:
+		os.Exit(run(args, os.Stdin, os.Stdout, os.Stderr))
+	}
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {

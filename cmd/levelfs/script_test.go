@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 	if os.Args[0] == testenv.SegmentWriter { // the commands write to it
 		testenv.SegmentDriver()
 	}
-	testscript.Main(m, map[string]func(){"levelfs": main})
+	testscript.Main(m, map[string]func(){"levelfs": main, workerName: main})
 }
 
 // TestScripts runs testdata/*.txtar, one topic a file, with LEVELFS_ROOT in the

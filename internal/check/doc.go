@@ -8,10 +8,10 @@
 //
 // Nothing here waits for ever. Each look at something that may be dead (a file system, a
 // server, automount) runs by itself and is given up when its time is over; that it could
-// not be looked at is then part of the result, as an [Unchecked]. The kernel lets
-// processes that wait for a network file system, FUSE or automount be killed, so that a
-// run also ends then. It does not let one end that waits for a local disk which neither
-// answers nor fails.
+// not be looked at is then part of the result, as an [Unchecked]. The kernel does not let
+// a process end that waits for a FUSE server which has taken its request, or for a local disk
+// which neither answers nor fails: who must end has a process of its own do this, and does
+// not wait for it.
 //
 // Nothing is written, but for what [Deep] keeps in the cache. Preconditions: root, or
 // part of it cannot be checked.

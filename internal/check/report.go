@@ -204,7 +204,7 @@ func (r *Report) WritePrometheus(path string) error {
 type BusyError struct{ Lock string }
 
 func (e *BusyError) Error() string {
-	return fmt.Sprintf("another levelfs check is running (lock on %q)", e.Lock)
+	return fmt.Sprintf("another levelfs check is running, or cannot end as it waits for something dead (lock on %q)", e.Lock)
 }
 
 // Lock keeps a second check from running. It is a flock(2) on a directory that is there,
