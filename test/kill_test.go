@@ -85,6 +85,12 @@ type traced struct {
 // between the two that are counted. If there are fewer it runs to its end.
 func traceKill(t *testing.T, n int, env []string, argv ...string) traced {
 	t.Helper()
+	return traceKillAs(t, n, env, argv[0], argv...)
+}
+
+// traceKillAs is traceKill of a program under another name. It has a descriptor 3, too.
+func traceKillAs(t *testing.T, n int, env []string, name string, argv ...string) traced {
+	t.Helper()
 	type result struct {
 		traced
 		err error
@@ -95,7 +101,7 @@ func traceKill(t *testing.T, n int, env []string, argv ...string) traced {
 		// other goroutine may have children on it. It ends with this function.
 		runtime.LockOSThread()
 		var r result
-		r.traced, r.err = trace(n, env, argv)
+		r.traced, r.err = trace(n, env, name, argv)
 		done <- r
 	}()
 	r := <-done
@@ -105,14 +111,18 @@ func traceKill(t *testing.T, n int, env []string, argv ...string) traced {
 	return r.traced
 }
 
-func trace(n int, env, argv []string) (r traced, err error) {
+func trace(n int, env []string, name string, argv []string) (r traced, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return r, err
 	}
 	defer null.Close()
-	pid, err := syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-		Env: env, Files: []uintptr{null.Fd(), null.Fd(), null.Fd()}, Sys: &syscall.SysProcAttr{Ptrace: true},
+	files := []uintptr{null.Fd(), null.Fd(), null.Fd()}
+	if name != argv[0] {
+		files = append(files, null.Fd())
+	}
+	pid, err := syscall.ForkExec(argv[0], append([]string{name}, argv[1:]...), &syscall.ProcAttr{
+		Env: env, Files: files, Sys: &syscall.SysProcAttr{Ptrace: true},
 	})
 	if err != nil {
 		return r, err

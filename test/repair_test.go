@@ -4,13 +4,17 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/check"
 	"github.com/levelfs/levelfs/internal/finding"
@@ -177,5 +181,151 @@ func TestManyFaults(t *testing.T) {
 	}
 	if again, _ := w.runRepair("--yes", "--lint"); len(again.Steps) > 0 {
 		t.Errorf("again: %+v", again.Steps)
+	}
+}
+
+// TestRepairAsks: what needs a question is not done without one, and what is in use not
+// at all.
+func TestRepairAsks(t *testing.T) {
+	w := newFaulty(t)
+	mounted("m203")(w)
+	w.save()
+	stranger := w.Mkdir("sw/stranger")
+	w.must(unix.Mount("tmpfs", stranger, "tmpfs", 0, ""))
+	config := w.Path("etc/levelfs/levelfs.toml")
+	w.must(os.Chmod(config, 0o666))
+	for _, args := range [][]string{{"LV999"}, {"lv201"}, {"LV201", "emacs"}} {
+		if got := w.RunLevelfs(append([]string{"repair"}, args...)...); got.Exit != 64 || got.Stdout != "" {
+			t.Errorf("%q: %v", args, got)
+		}
+	}
+	mode := func() os.FileMode {
+		info, err := os.Stat(config)
+		w.must(err)
+		return info.Mode().Perm()
+	}
+	if got := w.RunLevelfs("repair", "LV203"); got.Exit != 1 || mode() != 0o666 || !strings.Contains(got.Stdout, "left warning LV203 "+stranger) ||
+		!strings.Contains(got.Stdout, "why: it is mended only after a question, or with --yes") || strings.Contains(got.Stdout, "LV250") {
+		t.Errorf("by its code: %v", got)
+	}
+	report, got := w.runRepair()
+	if len(report.Steps) != 2 || len(report.Left) != 1 || report.Left[0].Code != finding.Stranger || mode() != 0o644 || got.Exit != 1 {
+		t.Errorf("%v", got)
+	}
+
+	_, end := w.start("sh", "-c", `cd "$1" && `+untilEOF, "sh", stranger)
+	report, got = w.runRepair("--yes")
+	if got.Exit != 1 || len(report.Steps) != 1 || report.Steps[0].Outcome != repair.Failed || len(report.Left) != 1 || !strings.Contains(report.Left[0].Why, "is in use by process ") {
+		t.Errorf("in use: %v", got)
+	}
+	end()
+
+	// On a terminal it asks.
+	for _, answer := range []string{"n\n", "\n"} {
+		if said, got := w.onTerminal(answer, "repair"); got != 1 || !strings.Contains(said, "umount "+stranger) || !strings.Contains(said, "Do that? [y/N]") {
+			t.Errorf("%q: exit %d, %q", answer, got, said)
+		}
+	}
+	if said, got := w.onTerminal("y\n", "repair"); got != 0 {
+		t.Errorf("exit %d, %q", got, said)
+	}
+	if got := w.RunLevelfs("repair"); got.Exit != 0 || got.Stdout+got.Stderr != "" {
+		t.Errorf("of a healthy machine: %v", got)
+	}
+}
+
+// onTerminal runs the command with a terminal as its input, types the answer, and returns
+// what it said on standard error and its exit status.
+func (r *rig) onTerminal(answer string, args ...string) (said string, exit int) {
+	r.t.Helper()
+	// O_NOCTTY: it is not to be the terminal of the tests, which would end with it.
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer master.Close()
+	if err := unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0); err != nil {
+		r.t.Fatal(err)
+	}
+	fd, _, errno := unix.Syscall(unix.SYS_IOCTL, master.Fd(), unix.TIOCGPTPEER, unix.O_RDWR|unix.O_NOCTTY)
+	if errno != 0 {
+		r.t.Fatal(errno)
+	}
+	terminal := os.NewFile(fd, "terminal")
+	defer terminal.Close()
+	if _, err := master.WriteString(answer); err != nil {
+		r.t.Fatal(err)
+	}
+	cmd := exec.Command(r.Levelfs, args...)
+	cmd.Env, cmd.Dir, cmd.Stdin = r.Env(), "/", terminal
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	err = cmd.Run()
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) {
+		r.t.Fatal(err)
+	}
+	return stderr.String(), cmd.ProcessState.ExitCode()
+}
+
+// TestRepairKill kills repair before its system calls that change something. What it
+// leaves is a fault or none, never half a file; no private file is lost or changed; and
+// another run ends it.
+func TestRepairKill(t *testing.T) {
+	w := newFaulty(t)
+	mounted("m201")(w)
+	w.save()
+	master, config := w.Path("etc/auto.master"), w.Path("etc/levelfs/levelfs.toml")
+	const without = "+auto.master\n"
+	old := w.PrivateDir("old")
+	breakIt := func() {
+		w.write(master, without)
+		w.must(os.Chmod(config, 0o666))
+		w.must(os.MkdirAll(filepath.Join(old, "upper"), 0o700))
+		w.write(filepath.Join(old, "upper/mine"), "private file of nobody")
+	}
+	breakIt()
+	before := w.privateContent()
+	argv := []string{w.Levelfs, "repair", "--yes"}
+	// The worker is what is to be killed, by its name.
+	const worker = "levelfs-worker"
+	whole := traceKillAs(t, -1, w.Env(), worker, argv...)
+	if whole.exit != 0 {
+		t.Fatalf("as a whole: exit %d", whole.exit)
+	}
+	n := slices.IndexFunc(whole.calls, func(nr uint64) bool { return nr == unix.SYS_FCHMODAT || nr == unix.SYS_CHMOD })
+	if n < 0 {
+		t.Fatalf("no mode is changed: %v", whole.calls)
+	}
+	kills := 0
+	for n++; ; n++ {
+		// What the last run has moved away is the one private file.
+		w.must(os.RemoveAll(w.Path("var/lib/levelfs/backup")))
+		w.must(os.RemoveAll(old))
+		breakIt()
+		killed := traceKillAs(t, n, w.Env(), worker, argv...)
+		text, err := os.ReadFile(master)
+		if err != nil || string(text) != without && string(text) != without+"+dir:/etc/auto.master.d\n" {
+			t.Errorf("kill %d: auto.master is %q, %v", n, text, err)
+		}
+		if now := w.privateContent(); !slices.Equal(now, before) {
+			t.Errorf("kill %d: private files %q, and were %q", n, now, before)
+		}
+		if got := w.RunLevelfs("repair", "--yes"); got.Exit != 0 {
+			t.Errorf("kill %d: %v", n, got)
+		}
+		if now := w.privateContent(); !slices.Equal(now, before) {
+			t.Errorf("kill %d, and repaired: private files %q, and were %q", n, now, before)
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+		if !killed.killed {
+			break
+		}
+		kills++
+	}
+	if kills < 10 {
+		t.Errorf("%d kills only: is everything counted?", kills)
 	}
 }

@@ -108,7 +108,7 @@ func (p *planner) include(_ context.Context, f finding.Finding) (Step, error) {
 			if target, err := filepath.EvalSymlinks(master); err == nil {
 				master = target // what is linked to is to be changed, and not the link
 			}
-			return renameio.WriteFile(master, append(text, line+"\n"...), 0o644, renameio.WithExistingPermissions())
+			return renameio.WriteFile(master, append(text, line+"\n"...), 0o644, renameio.WithTempDir(filepath.Dir(master)), renameio.WithExistingPermissions())
 		},
 	}, nil
 }
