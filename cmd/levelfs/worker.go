@@ -33,7 +33,7 @@ const leaveTime = 200 * time.Millisecond
 // mayHang reports whether the command line is that of a verb for a worker.
 func mayHang(args []string) bool {
 	i := slices.IndexFunc(args, func(arg string) bool { return !strings.HasPrefix(arg, "-") })
-	return i >= 0 && (args[i] == "check" || args[i] == "repair")
+	return i >= 0 && slices.Contains([]string{"check", "repair", "report"}, args[i])
 }
 
 // work is what a worker does.
