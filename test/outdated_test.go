@@ -19,6 +19,7 @@ import (
 func outdatedRig(t *testing.T) *switchRig {
 	t.Helper()
 	r := newSwitchRig(t, "persistent")
+	r.configureCheck("")
 	cat, err := os.ReadFile("/bin/cat")
 	if err != nil {
 		t.Fatal(err)
@@ -141,6 +142,14 @@ func TestNeedsRestartNamespaces(t *testing.T) {
 	}
 	r.RunLevelfs("switch", "emacs", "--to", "2") // which reports it, too
 	r.wantOutdated(pid, "emacs@1", "emacs@2", "runs", filepath.Join(r.target, "bin/cat"))
+	end()
+	r.levelfs("switch", "emacs", "--to", "1")
+
+	// One that was never mounted here is no old one.
+	_, end = r.start("env", "LEVELFS_ROOT="+r.Root, r.Levelfs, "run", "--level", "emacs@2", "--", filepath.Join(r.target, "bin/cat"), filepath.Join(r.target, "common"), "-")
+	if found := r.outdated(); len(found) > 0 {
+		t.Errorf("of levelfs run: %+v", found)
+	}
 	end()
 
 	// Propagated: the copy's number is in no mark. Whoever proves which view it is, proves

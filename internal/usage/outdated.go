@@ -162,7 +162,7 @@ func (s *outdated) process(pid int) error {
 			continue
 		}
 		seen[path] = true
-		if h, old := s.old(proc(pid, l.name), mounts); old {
+		if h, old := s.old(pid, proc(pid, l.name), mounts); old {
 			h.pid, h.how, h.path = pid, l.how, path
 			s.mu.Lock()
 			s.found = append(s.found, h)
@@ -210,13 +210,13 @@ func table(pid int) (map[int]*mountinfo.Info, error) {
 }
 
 // old reports whether the file is of an old view.
-func (s *outdated) old(link string, mounts map[int]*mountinfo.Info) (held, bool) {
+func (s *outdated) old(pid int, link string, mounts map[int]*mountinfo.Info) (held, bool) {
 	var st unix.Statx_t
 	if unix.Statx(unix.AT_FDCWD, link, unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st) != nil || st.Mask&unix.STATX_MNT_ID == 0 {
 		return held{}, false
 	}
 	if m := mounts[int(st.Mnt_id)]; m != nil {
-		return s.elsewhere(m)
+		return s.elsewhere(pid, m)
 	}
 	id, err := mounter.UniqueMountID(unix.AT_FDCWD, link)
 	if mark, known := s.byMount[id]; err == nil && known {
@@ -271,11 +271,21 @@ func (s *outdated) mountedNow(id uint64) bool {
 	})
 }
 
-// elsewhere reports whether the mount, which is in a mount table, is a view that is not
-// mounted here while another level is in its place. What it is, the table says.
-func (s *outdated) elsewhere(m *mountinfo.Info) (held, bool) {
+// elsewhere reports whether the mount, which is in a mount table, is a view that was
+// mounted here and is not any more, while another level is in its place. What it is, the
+// table says. One that was mounted there and never here, such as levelfs run mounts, has the
+// very mount that its mark has.
+func (s *outdated) elsewhere(pid int, m *mountinfo.Info) (held, bool) {
+	n := number{uint32(m.Major), uint32(m.Minor)}
 	name, ours := strings.CutPrefix(m.Source, mounter.SourcePrefix)
-	if m.FSType != "overlay" || !ours || s.mounted[number{uint32(m.Major), uint32(m.Minor)}] || s.levelAt(m.Mountpoint, name) == "" {
+	if m.FSType != "overlay" || !ours || s.mounted[n] || s.levelAt(m.Mountpoint, name) == "" {
+		return held{}, false
+	}
+	mark := s.byNumber[n]
+	if mark.Mount == 0 {
+		return held{}, false
+	}
+	if id, err := mounter.UniqueMountID(unix.AT_FDCWD, proc(pid, "root")+mark.Target); err == nil && id == mark.Mount {
 		return held{}, false
 	}
 	return held{mark: mounter.Mark{Name: name, Target: m.Mountpoint}}, true
