@@ -250,6 +250,9 @@ func inventoryFaults() []injection {
 		l.Images, l.Segments = nil, []string{"SEG150"}
 		return layerEntry(l)
 	}
+	above := func(name, kind string) string {
+		return layerEntry(testenv.Layer{Name: name, FSType: "dir", Images: []string{name}}, "levelfsKind: "+kind)
+	}
 	level := func(component string) string { return "cn=" + component + "@1,cn=" + component + ",ou=components,BASE" }
 	var all []injection
 	for _, f := range []struct{ find, text string }{
@@ -290,6 +293,12 @@ func inventoryFaults() []injection {
 		{"LV170 cn=g170,ou=groups,BASE", groupEntry("g170", "member: cn=x,ou=devices,BASE", "levelfsAssignment: tool=1")},
 		{"LV171 cn=p171,ou=profiles,BASE", profileEntry("p171", "levelfsAssignment: tool=1")},
 		{"LV172 cn=g172,ou=groups,BASE", hostEntry("h172", "levelfsAssignment: tool=2") + groupEntry("g172", "member: cn=h172,ou=hosts,BASE", "levelfsAssignment: tool=1")},
+		{"LV173 cn=h173,ou=hosts,BASE", hostEntry("h173", "levelfsAssignment: tool=1", "levelfsCustomize: tool=20:none")},
+		{"LV174 cn=h174,ou=hosts,BASE", above("l174", "group") + hostEntry("h174", "levelfsAssignment: tool=1", "levelfsCustomize: tool=20:l174")},
+		{"LV175 " + level("c175"), above("l175", "site") + componentEntry("c175", "levelfsCustomize: c175=50:l175") + levelOf("c175", "1", named("l175"), draft)},
+		{"LV176 cn=g176,ou=groups,BASE", above("a176", "group") + above("b176", "group") + hostEntry("h176", "levelfsAssignment: tool=1") +
+			groupEntry("g176", "member: cn=h176,ou=hosts,BASE", "levelfsCustomize: tool=10:a176", "levelfsCustomize: tool=10:b176")},
+		{"LV177 cn=l177,ou=layers,BASE", above("l177", "group")},
 		{"LV180 cn=d180,ou=components,BASE", componentEntry("c180", "levelfsMountPoint: /opt/c180") + componentEntry("d180", "levelfsMountPoint: /opt/c180")},
 		{"LV181 cn=by-user,ou=components,BASE", componentEntry("by-user")},
 		{"LV182 cn=c182,ou=components,BASE", componentEntry("c182", "levelfsMountPoint: ROOT/sw/c182")},

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,6 +134,13 @@ func TestManyFaults(t *testing.T) {
 		t.Fatalf("%d faults, %q", len(all), want)
 	}
 	var report check.Report
+	// It takes as long as WaitFor waits: half of it first.
+	testenv.WaitFor(t, "a process that hangs for some time", func() error {
+		if hung, err := check.Hung("/proc", time.Now().Add(15*time.Second)); err != nil || len(hung) == 0 {
+			return fmt.Errorf("%v, %v", hung, err)
+		}
+		return nil
+	})
 	testenv.WaitFor(t, "all faults", func() error {
 		report, _ = w.check("--lint")
 		if !slices.ContainsFunc(report.Findings, func(f finding.Finding) bool { return f.Code == finding.HungMap }) {

@@ -2,8 +2,9 @@
 //
 // A layer is one image on the disk and one superblock in memory, however many views have
 // it. What each view would take by itself, and what all take together, differ by what is
-// saved. Sizes are those of the images, as the inventory says them; a layer that is a plain
-// directory has none and counts as nothing.
+// saved. Sizes are those of the images, as the inventory says them. A layer that is a plain
+// directory has none, and of layers above a level its definition does not know: they count
+// as nothing.
 //
 // When not to use it: to say how much memory is used. An image is in memory as far as it is
 // read; of what is executed in place only the upper bound of what is not is known.
@@ -29,6 +30,7 @@ func Layers(v mounter.View, level *ldapmap.Resolution) []Layer {
 	var layers []Layer
 	for _, mounted := range v.Layers {
 		id, _, _ := strings.Cut(mounted, "+")
+		id, _, _ = strings.Cut(id, "~") // as what kind it lies there makes no other image of it
 		l := Layer{ID: id, Memory: mounter.InSharedMemory(mounted)}
 		name, digest, isLayer := strings.Cut(id, "@")
 		for _, known := range level.Layers {
