@@ -250,6 +250,14 @@ func inventoryFaults() []injection {
 		l.Images, l.Segments = nil, []string{"SEG150"}
 		return layerEntry(l)
 	}
+	released := func(component string) string {
+		return componentEntry(component) + layerEntry(layerOf("l"+component)) + levelEntry(component, "1", named("l"+component)) + levelEntry(component, "2", named("l"+component))
+	}
+	// A roll-out of level 1 that its only ring has.
+	rollout := func(component, ring string) string {
+		return entry("cn=rollout,cn="+component+",ou=components,BASE", "objectClass: levelfsRollout", "levelfsRolloutLevel: "+component+"@1",
+			"levelfsRolloutState: running", "levelfsRing: 00:"+ring, "levelfsRingAt: 0", "levelfsRingBefore: 00:"+component+"=2")
+	}
 	above := func(name, kind string) string {
 		return layerEntry(testenv.Layer{Name: name, FSType: "dir", Images: []string{name}}, "levelfsKind: "+kind)
 	}
@@ -302,6 +310,9 @@ func inventoryFaults() []injection {
 		{"LV180 cn=d180,ou=components,BASE", componentEntry("c180", "levelfsMountPoint: /opt/c180") + componentEntry("d180", "levelfsMountPoint: /opt/c180")},
 		{"LV181 cn=by-user,ou=components,BASE", componentEntry("by-user")},
 		{"LV182 cn=c182,ou=components,BASE", componentEntry("c182", "levelfsMountPoint: ROOT/sw/c182")},
+		{"LV183 cn=rollout,cn=c183,ou=components,BASE", released("c183") + rollout("c183", "nosuch")},
+		{"LV184 cn=rollout,cn=c184,ou=components,BASE", released("c184") + rollout("c184", "p184") +
+			profileEntry("p184", "levelfsAssignment: c184=2") + hostEntry("h184", "levelfsProfileRef: p184")},
 	} {
 		all = append(all, injection{finds: []string{f.find}, inject: func(w *faulty) { w.parts[f.find] = f.text }})
 	}
