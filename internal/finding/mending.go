@@ -61,6 +61,7 @@ func mendings() []Mending {
 		{OpenPrivate, Safe, "It gives the directory to root and closes it for others."},
 		{OpenCache, Safe, "It gives the directory to root and closes it for others. If others could write there, remove what is in it: all of it can be had again."},
 		{OpenSecret, Safe, "It gives the file to root and closes it for others. The secret may be known: change it."},
+		{OpenHook, Manual, "It lets nothing run as root that somebody else may have written."},
 		{NoMapProgram, Safe, "If levelfs's own map program is on this machine, it makes a link to it, or makes it executable."},
 		{NotIncluded, Safe, "It adds the line. automount reads it when it is told to: systemctl reload autofs."},
 		{NoHelper, Safe, "If levelfs's own helper is on this machine, it makes the link to it."},
