@@ -512,6 +512,7 @@ func TestCheckOutput(t *testing.T) {
 func TestCheckWritesNothing(t *testing.T) {
 	testenv.Require(t, "strace")
 	r, _ := checkRig(t)
+	r.write(filepath.Join(r.target, "bin/emacs"), "mine") // which is compared with lists of files
 	trace := filepath.Join(t.TempDir(), "trace")
 	got := r.Run("strace", "-f", "-qq", "-o", trace, "-e", "trace=openat,openat2,creat,mkdirat,unlinkat,renameat,renameat2,utimensat,ftruncate,fchmodat,linkat,symlinkat,mkdir,unlink,rename", r.Levelfs, "check")
 	if got.Exit != 0 || got.Stdout != "" {

@@ -463,6 +463,14 @@ func fileFaults() []injection {
 			w.write(path, "level m232@2\n")
 			old(w, path)
 		}},
+		{finds: []string{"LV233 ROOT/var/lib/levelfs/private/host/m233"}, prepare: mounted("m233"), inject: func(w *faulty) {
+			w.write(filepath.Join(w.target("m233"), "level"), "private")
+			w.assigned["m233"] = "2"
+			w.save()
+			if got := w.RunLevelfs("switch", "m233"); got.Exit != 0 {
+				w.t.Fatal(got)
+			}
+		}},
 		{finds: []string{"LV250 ROOT/etc/levelfs/levelfs.toml"}, inject: mode("etc/levelfs/levelfs.toml", 0o664)},
 		{finds: []string{"LV251 ROOT/var/lib/levelfs/private"}, prepare: mounted("m251"), inject: mode("var/lib/levelfs/private", 0o750)},
 		{finds: []string{"LV252 ROOT/var/cache/levelfs"}, prepare: mounted("m252"), inject: func(w *faulty) {

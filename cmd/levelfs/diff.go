@@ -11,7 +11,6 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
-	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/diff"
 	"github.com/levelfs/levelfs/internal/inventory"
@@ -160,28 +159,15 @@ func openPrivate(ctx context.Context, component, user string, log *logrus.Logger
 	if err != nil {
 		return nil, nil, err
 	}
-	learnBases(ctx, c, inv, p, log)
+	learnBases(ctx, inv, p, log)
 	return p, inv, nil
 }
 
 // learnBases asks the cache, and for what is not there the inventory, where the files of
 // the levels are that the private layer was under. What neither knows stays unknown.
-func learnBases(ctx context.Context, c *config.Config, inv *inventory.Inventory, p *private.Layer, log *logrus.Logger) {
+func learnBases(ctx context.Context, inv *inventory.Inventory, p *private.Layer, log *logrus.Logger) {
 	var missing []string
-	store := cache.Cache{Dir: c.CacheDir()}
-	for _, b := range p.Bases {
-		if p.Knows(b) {
-			continue
-		}
-		if r, _, err := store.Level(b.Level); err == nil {
-			p.Learn(r.Layers)
-		}
-		for _, name := range b.Above() {
-			if layers, _, err := store.Above([]string{name}); err == nil {
-				p.Learn(layers)
-			}
-		}
-	}
+	p.Recall()
 	for _, b := range p.Bases {
 		if !p.Knows(b) {
 			for _, l := range b.Layers {

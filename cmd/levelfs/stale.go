@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/levelfs/levelfs/internal/diff"
@@ -44,8 +41,8 @@ func (s *switcher) compare(ctx context.Context, plan *mounter.Plan, r *ldapmap.R
 	if plan.Private == nil || plan.Private.Ephemeral {
 		return nil, nil
 	}
-	some, err := hasFiles(mounter.Upper(plan.Private.Dir))
-	if err == nil && !some {
+	empty, err := private.Empty(plan.Private.Dir)
+	if empty {
 		return nil, nil
 	}
 	report := &staleReport{Policy: s.stalePolicy(r.Component)}
@@ -81,8 +78,7 @@ func (s *switcher) stalePolicy(c ldapmap.Component) string {
 	return s.config.OnStale
 }
 
-// compareFiles fills in the report. The view is mounted: what is deleted in it while it is
-// looked at is a reason to look again, and not for ever.
+// compareFiles fills in the report.
 func (s *switcher) compareFiles(ctx context.Context, report *staleReport, r *ldapmap.Resolution, user string) error {
 	p, err := private.Open(s.config, r.Component.Name, user)
 	if err != nil {
@@ -90,39 +86,10 @@ func (s *switcher) compareFiles(ctx context.Context, report *staleReport, r *lda
 	}
 	p.Learn(r.Layers)
 	p.Learn(r.Above)
-	learnBases(ctx, s.config, s.Inventory, p, s.log)
-	for tries := 1; ; tries++ {
-		report.Counts, report.Findings, report.More = make(map[diff.Verdict]int), nil, 0
-		err := p.Diff(ctx, private.Base(r), func(f *diff.Finding) error {
-			report.Counts[f.Verdict]++
-			switch {
-			case f.Verdict.Settled():
-			case len(report.Findings) < staleNamed:
-				report.Findings = append(report.Findings, f)
-			default:
-				report.More++
-			}
-			return nil
-		})
-		var missing *private.MissingError
-		if !errors.Is(err, fs.ErrNotExist) || errors.As(err, &missing) || tries == 3 {
-			return err
-		}
-	}
-}
-
-// hasFiles reports whether there is anything in the directory.
-func hasFiles(dir string) (bool, error) {
-	d, err := os.Open(dir)
-	if err != nil {
-		return false, err
-	}
-	defer d.Close()
-	_, err = d.Readdirnames(1)
-	if errors.Is(err, io.EOF) {
-		return false, nil
-	}
-	return err == nil, err
+	learnBases(ctx, s.Inventory, p, s.log)
+	found, err := p.Summary(ctx, private.Base(r), staleNamed, func(v diff.Verdict) bool { return !v.Settled() })
+	report.Counts, report.Findings, report.More = found.Counts, found.Named, found.More
+	return err
 }
 
 // A staleError is a change of level that was refused because private files would be stale

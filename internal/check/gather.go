@@ -23,7 +23,8 @@ import (
 type Options struct {
 	Keys  []ldapmap.Key // components or levels; none: the whole machine
 	Sizes bool          // add up the private layers, which takes a look at each of their files
-	// All asks every file of a view whether it is executed in place, and not a sample.
+	// All asks every file of a view whether it is executed in place, and not a sample, and
+	// makes the lists of files that private ones are compared with.
 	All bool
 	Now func() time.Time
 }
@@ -50,6 +51,7 @@ func Gather(ctx context.Context, c *config.Config, o Options) (*State, error) {
 	}
 	all.Wait()
 	g.holders(ctx)
+	g.compare(ctx)
 	slices.SortFunc(s.Unchecked, func(a, b Unchecked) int { return strings.Compare(a.What+a.Why, b.What+b.Why) })
 	return s, nil
 }

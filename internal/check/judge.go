@@ -321,6 +321,13 @@ func (j *judge) private() {
 		if p.NoAccount {
 			j.add(finding.PrivateOfNobody, p.Dir, fix, "user %q has no account on this machine", p.User)
 		}
+		if p.Stale != nil {
+			what := slices.Clone(p.Stale.Paths)
+			if more := p.Stale.Files - len(what); more > 0 {
+				what = append(what, fmt.Sprintf("and %d more", more))
+			}
+			j.add(finding.StalePrivate, p.Dir, p.diff(), "private files that %s has overtaken: %s", p.Stale.Level, strings.Join(what, ", "))
+		}
 		for _, name := range p.Unfinished {
 			path := filepath.Join(p.Dir, name)
 			j.add(finding.Unfinished, path, "mount the view once, or delete "+path, "a mount was interrupted")

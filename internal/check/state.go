@@ -102,6 +102,23 @@ type Private struct {
 	NoComponent     bool     // the inventory has none of that name
 	NoAccount       bool     // the user has none on this machine
 	Bytes           int64    // that it takes on its disk; -1: not asked for, or not known
+	Stale           *Stale   // nil: nothing is stale, as far as that could be told
+}
+
+// diff is the command that shows them.
+func (p Private) diff() string {
+	if p.User != "" {
+		return "levelfs diff " + p.Component + " --user " + p.User
+	}
+	return "levelfs diff " + p.Component
+}
+
+// Stale are private files that hide a shared one which has changed since, or the like; see
+// levelfs diff.
+type Stale struct {
+	Level string   // the level that they hide files of
+	Files int      // how many there are
+	Paths []string // of the first of them, with what they are
 }
 
 // A Down is the note that no server answered.

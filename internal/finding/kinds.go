@@ -65,6 +65,7 @@ const (
 	PrivateOfNone   Code = "LV230"
 	PrivateOfNobody Code = "LV231"
 	Unfinished      Code = "LV232"
+	StalePrivate    Code = "LV233"
 	ServersDown     Code = "LV240"
 	OldAnswers      Code = "LV241"
 	ClockAhead      Code = "LV242"
@@ -260,6 +261,9 @@ func Kinds() []Kind {
 		{Unfinished, "Unfinished work", Warning,
 			"A mount was interrupted while it made or changed a private layer. The next mount goes on where it ended; nothing is lost.",
 			"Mount the view once, or delete the file or directory named."},
+		{StalePrivate, "Private files that a level has overtaken", Warning,
+			"A private file hides a shared one that has changed since it was made, or come, or gone: what the level brings is not seen. Under a view that is not mounted, it is the level that the next mount gives. Where the lists of the levels' files are not here, it is not found: levelfs check --deep makes them, and so does levelfs diff.",
+			"levelfs diff shows them. levelfs adopt settles one: the private file, the shared one, or both merged; levelfs reset takes it out of the way."},
 		{ServersDown, "No inventory server answers", Warning,
 			"A map found no inventory server that answers. Mounts get the last known levels, for as long as keep in levelfs.toml says.",
 			"See that the server runs and answers. The note goes with the next answer."},

@@ -140,6 +140,12 @@ func Open(name string) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	return OpenFile(f)
+}
+
+// OpenFile is Open of a file that was opened; closing the Reader closes it.
+func OpenFile(f *os.File) (*Reader, error) {
+	name := f.Name()
 	tail := make([]byte, len(complete))
 	if info, err := f.Stat(); err != nil || info.Size() < int64(len(tail)) {
 		return nil, errors.Join(fmt.Errorf("%q: %w", name, ErrIncomplete), err, f.Close())

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/diff"
 	"github.com/levelfs/levelfs/internal/manifest"
@@ -30,6 +31,9 @@ type Layer struct {
 	// Known are the inventory's layers by digest, or by name if they have none: where the
 	// files and the images of the bases may be.
 	Known map[string]ldapmap.Layer
+	// Reading has a comparison write nothing: a list of files that is not in the cache is
+	// read where it lies, and none is made of an image.
+	Reading bool
 
 	config *config.Config
 }
@@ -80,6 +84,25 @@ func (l *Layer) Now() mounter.Base { return l.Bases[len(l.Bases)-1] }
 func (l *Layer) Learn(layers []ldapmap.Layer) {
 	for _, k := range layers {
 		l.Known[key(k.Name, k.Digest)] = k
+	}
+}
+
+// Recall learns what this machine's cache says of the layers that the private layer was
+// over.
+func (l *Layer) Recall() {
+	store := cache.Cache{Dir: l.config.CacheDir()}
+	for _, b := range l.Bases {
+		if l.Knows(b) {
+			continue
+		}
+		if r, _, err := store.Level(b.Level); err == nil {
+			l.Learn(r.Layers)
+		}
+		for _, name := range b.Above() {
+			if layers, _, err := store.Above([]string{name}); err == nil {
+				l.Learn(layers)
+			}
+		}
 	}
 }
 
@@ -153,7 +176,12 @@ func (l *Layer) manifest(ctx context.Context, b mounter.BaseLayer) (*manifest.Re
 		return nil, &MissingError{b.Name, errors.New("the inventory does not know it any more")}
 	}
 	beside, err := l.beside(ctx, known)
-	if err == nil {
+	switch {
+	case err == nil && l.Reading:
+		return manifest.OpenFile(beside)
+	case l.Reading:
+		return nil, &MissingError{b.Name, err}
+	case err == nil:
 		defer beside.Close()
 		return l.keep(cached, func(out io.Writer) error {
 			_, err := io.Copy(out, beside)
