@@ -4,15 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
-	"io/fs"
 	"os"
 	"os/user"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -49,7 +46,7 @@ type Old struct {
 // It gives up as [Of] does.
 func Outdated(ctx context.Context, run string) ([]Old, error) {
 	s := &outdated{byMount: make(map[uint64]mounter.Mark), byNumber: make(map[number]mounter.Mark),
-		mounted: make(map[number]bool), proven: make(map[number]mounter.Mark), spaces: make(map[string]map[int]*mountinfo.Info), inotify: -1}
+		mounted: make(map[number]bool), proven: make(map[number]mounter.Mark), spaces: make(map[string]map[int]*mountinfo.Info)}
 	marks, err := mounter.Marks(run)
 	if err != nil {
 		return nil, err
@@ -66,21 +63,9 @@ func Outdated(ctx context.Context, run string) ([]Old, error) {
 	for _, v := range s.views {
 		s.mounted[number{v.Major, v.Minor}] = true
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.processes(ctx) }()
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	err = s.all(ctx, s.process)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err != nil && ctx.Err() != nil:
-		err = &IncompleteError{Waiting: s.at, Err: err}
-	case err == nil && s.denied > 0:
-		err = &IncompleteError{Denied: s.denied}
-	}
 	return s.result(), err
 }
 
@@ -94,46 +79,16 @@ type held struct {
 }
 
 type outdated struct {
+	walk
 	views    []mounter.View          // that are mounted here
 	mounted  map[number]bool         // their file systems
 	byMount  map[uint64]mounter.Mark // by the number of the mount, which proves it
 	byNumber map[number]mounter.Mark // by that of the file system, which does not
-	inotify  int
 	spaces   map[string]map[int]*mountinfo.Info
 
-	mu     sync.Mutex // for what follows
+	// Under mu.
 	proven map[number]mounter.Mark
 	found  []held
-	at     int
-	denied int
-}
-
-func (s *outdated) processes(ctx context.Context) error {
-	if fd, err := unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
-		s.inotify = fd
-		defer unix.Close(fd)
-	}
-	pids, err := pids()
-	if err != nil {
-		return err
-	}
-	for _, pid := range pids {
-		s.mu.Lock()
-		s.at = pid
-		s.mu.Unlock()
-		err := s.process(pid)
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.Is(err, fs.ErrPermission):
-			s.mu.Lock()
-			s.denied++
-			s.mu.Unlock()
-		case err != nil && !over(err):
-			return err
-		}
-	}
-	return nil
 }
 
 // process looks at what the process runs, maps, has open and is in, until something of it
@@ -250,9 +205,7 @@ func (s *outdated) overlayNumber(link string) (n number, overlay bool) {
 	select {
 	case overlay = <-done:
 	case <-time.After(overlayTime):
-		s.mu.Lock()
-		s.denied++
-		s.mu.Unlock()
+		s.deny()
 	}
 	if !overlay {
 		return number{}, false

@@ -25,15 +25,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
@@ -122,21 +119,14 @@ func Of(ctx context.Context, run string, devices []Device) ([]Use, error) {
 			s.belongs(number{m.Major, m.Minor}, i)
 		}
 	}
-	done := make(chan error, 1)
-	go func() { done <- s.processes(ctx) }()
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
+	spaces := make(map[int]*space)
+	// Mount namespaces come first: views that are only there have numbers that are not known
+	// yet.
+	err = s.all(ctx,
+		func(pid int) (err error) { spaces[pid], err = s.space(pid); return err },
+		func(pid int) error { return s.process(pid, spaces[pid]) })
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case err != nil && ctx.Err() != nil:
-		err = &IncompleteError{Waiting: s.at, Err: err}
-	case err == nil && s.denied > 0:
-		err = &IncompleteError{Denied: s.denied}
-	}
 	uses := make([]Use, len(s.uses))
 	for i, u := range s.uses {
 		uses[i] = Use{Views: u.Views, Processes: slices.Clone(u.Processes)}
@@ -148,16 +138,12 @@ func Of(ctx context.Context, run string, devices []Device) ([]Use, error) {
 type number struct{ major, minor uint32 }
 
 type search struct {
+	walk
 	devices []Device
 	of      map[number][]int  // file system -> devices that it is on
 	mounted map[number]bool   // file systems of views in this mount namespace
 	spaces  map[string]*space // mount namespace and root -> its mounts
-	inotify int               // descriptor, or -1
-
-	mu     sync.Mutex // for what follows
-	uses   []Use
-	at     int // process
-	denied int
+	uses    []Use             // under mu
 }
 
 // A space is a mount namespace as it is seen from a root directory.
@@ -178,67 +164,6 @@ func (s *search) under(layers []string) []int {
 		}
 	}
 	return found
-}
-
-// processes looks at every process but this one. Mount namespaces come first: views
-// that are only there have numbers that are not known yet.
-func (s *search) processes(ctx context.Context) error {
-	s.inotify = -1
-	if fd, err := unix.InotifyInit1(unix.IN_CLOEXEC); err == nil {
-		s.inotify = fd
-		defer unix.Close(fd)
-	}
-	pids, err := pids()
-	if err != nil {
-		return err
-	}
-	spaces := make(map[int]*space)
-	for _, look := range []func(pid int) error{
-		func(pid int) (err error) { spaces[pid], err = s.space(pid); return err },
-		func(pid int) error { return s.process(pid, spaces[pid]) },
-	} {
-		for _, pid := range pids {
-			s.mu.Lock()
-			s.at = pid
-			s.mu.Unlock()
-			err := look(pid)
-			switch {
-			case ctx.Err() != nil:
-				return ctx.Err()
-			case errors.Is(err, fs.ErrPermission):
-				s.mu.Lock()
-				s.denied++
-				s.mu.Unlock()
-			case err != nil && !over(err):
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// over reports whether the error is that of a process that has ended, or of a
-// descriptor that was closed.
-func over(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
-}
-
-func pids() ([]int, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var pids []int
-	for _, e := range entries {
-		if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
-}
-
-func proc(pid int, name string) string {
-	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
 
 // space returns the mounts that the process sees, and notes the views among them that
