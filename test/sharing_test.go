@@ -25,7 +25,9 @@ func TestSharing(t *testing.T) {
 		l := r.Store.Erofs(name, testenv.Files{"bin/" + name: "program " + name})
 		own += l.Size
 		inv.Layers = append(inv.Layers, l)
-		inv.Components = append(inv.Components, testenv.Component{Name: name, Levels: []testenv.Level{{Name: "1", Layers: []string{name, "common"}}}})
+		inv.Components = append(inv.Components, testenv.Component{Name: name, Levels: []testenv.Level{
+			{Name: "1", Layers: []string{name, "common"}}, {Name: "2", Layers: []string{name, "common"}},
+		}})
 		host.Assign = append(host.Assign, name+"=1")
 	}
 	inv.Hosts = []testenv.Caller{host}
@@ -94,5 +96,15 @@ func TestSharing(t *testing.T) {
 	}
 	if got := r.RunLevelfs("status"); !strings.Contains(got.Stdout, " saved by sharing; 0 B executed in place\n") {
 		t.Error(got)
+	}
+
+	// Of a level that a view was switched to, no mount has left a definition.
+	inv.Hosts[0].Assign = []string{"ed=1", "emacs=2", "vi=1"}
+	r.WriteLDIF("all.ldif", inv.LDIF())
+	if got := r.RunLevelfs("switch", "emacs"); got.Exit != 0 {
+		t.Fatal(got)
+	}
+	if report, got := r.check(); got.Exit != 0 || report.Total != want {
+		t.Errorf("after a change of level: %+v, want %+v: %v", report.Total, want, got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
@@ -19,6 +20,7 @@ import (
 	"github.com/levelfs/levelfs/internal/rollout"
 	"github.com/levelfs/levelfs/internal/segment"
 	"github.com/levelfs/levelfs/internal/trial"
+	"github.com/levelfs/levelfs/internal/usage"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
@@ -29,38 +31,39 @@ import (
 // state facts.
 func hintFor(err error) string {
 	var (
-		notFound  *ldapmap.NotFoundError
-		noLevel   *ldapmap.NoLevelError
-		ambiguous *ldapmap.AmbiguousError
-		loop      *ldapmap.LoopError
-		invalid   *ldapmap.InvalidError
-		config    *ldapmap.ConfigError
-		down      *ldapmap.UnavailableError
-		location  *view.LocationError
-		unusable  *ldapmap.UnusableError
-		secret    *ldapsource.SecretError
-		referral  *ldapsource.ReferralError
-		account   *account.UnknownError
-		unfit     *layer.UnfitError
-		full      *segment.FullError
-		busy      *mounter.BusyError
-		loss      *mounter.LossError
-		unmounted *notMountedError
-		inUse     *inUseError
-		part      *partError
-		referred  *referredError
-		held      *dcss.HeldError
-		late      *dcss.DeadlineError
-		driver    *dcss.Error
-		viewed    *mounter.InUseError
-		missing   *private.MissingError
-		noMerge   *private.MergeError
-		kind      *ldapmap.KindError
-		order     *ldapmap.OrderError
-		noEntry   *report.NoEntryError
-		stale     *staleError
-		noHook    *hook.RefusedError
-		failed    *hook.FailedError
+		notFound   *ldapmap.NotFoundError
+		noLevel    *ldapmap.NoLevelError
+		ambiguous  *ldapmap.AmbiguousError
+		loop       *ldapmap.LoopError
+		invalid    *ldapmap.InvalidError
+		config     *ldapmap.ConfigError
+		down       *ldapmap.UnavailableError
+		location   *view.LocationError
+		unusable   *ldapmap.UnusableError
+		secret     *ldapsource.SecretError
+		referral   *ldapsource.ReferralError
+		account    *account.UnknownError
+		unfit      *layer.UnfitError
+		full       *segment.FullError
+		busy       *mounter.BusyError
+		loss       *mounter.LossError
+		unmounted  *notMountedError
+		inUse      *inUseError
+		part       *partError
+		referred   *referredError
+		held       *dcss.HeldError
+		late       *dcss.DeadlineError
+		driver     *dcss.Error
+		viewed     *mounter.InUseError
+		missing    *private.MissingError
+		noMerge    *private.MergeError
+		kind       *ldapmap.KindError
+		order      *ldapmap.OrderError
+		noEntry    *report.NoEntryError
+		incomplete *usage.IncompleteError
+		stale      *staleError
+		noHook     *hook.RefusedError
+		failed     *hook.FailedError
 	)
 	if hint := changeHint(err); hint != "" {
 		return hint
@@ -153,6 +156,8 @@ func hintFor(err error) string {
 		return "modprobe dcssblk, in a guest of z/VM"
 	case errors.Is(err, dcss.ErrNotAttached):
 		return "see what is attached: levelfs segment list"
+	case errors.As(err, &incomplete) && incomplete.Denied > 0 && os.Geteuid() == 0:
+		return "root has fewer rights here than those who run them: look from outside of this container"
 	case errors.Is(err, fs.ErrPermission):
 		return "run it as root"
 	}

@@ -52,6 +52,11 @@ func reportHooks(c *config.Config, events ...hook.Event) ([]hookReport, error) {
 	return reports, errors.Join(errs...)
 }
 
+// says reports whether there is anything to write for people.
+func (r hookReport) says() bool {
+	return len(r.Run)+len(r.Ignored)+len(r.Refused) > 0 || r.Unknown != ""
+}
+
 func (r hookReport) write(out io.Writer) {
 	for _, path := range r.Run {
 		fmt.Fprintf(out, "  %s\t%s\n", r.Event, path)

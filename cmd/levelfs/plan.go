@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -208,9 +209,10 @@ func (r *planReport) write(out io.Writer) error {
 	for _, line := range r.Commands {
 		fmt.Fprintf(w, "  %s\n", line)
 	}
-	if len(r.Hooks) > 0 {
-		fmt.Fprintf(w, "\nHooks, before and after:\n")
+	if !slices.ContainsFunc(r.Hooks, hookReport.says) {
+		return w.Flush()
 	}
+	fmt.Fprintf(w, "\nHooks, before and after:\n")
 	for _, h := range r.Hooks {
 		h.write(w)
 	}

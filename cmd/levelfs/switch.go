@@ -310,6 +310,10 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 	if s.options.dryRun {
 		return report, nil
 	}
+	// As a mount has the map do: who looks at the view later finds what it is made of.
+	if err := (cache.Cache{Dir: s.config.CacheDir(), Limit: s.config.CacheSize.Bytes}).SaveMissingLevels([]*ldapmap.Resolution{r}); err != nil {
+		s.log.Warnf("keep the definition of %s: %v", r.Level.Name, err)
+	}
 	err, after := s.withHooks(ctx, plan, r.Component.Name, user, func() error {
 		start = time.Now()
 		if err := s.apply(ctx, plan); err != nil {
