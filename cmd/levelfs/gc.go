@@ -22,6 +22,9 @@ func newGC() *cobra.Command {
   view marks       of views that are gone
   cache entries    older than "keep", or more than "cache-size", in levelfs.toml
   temporary files  of writers that were killed, older than an hour
+  backups          older than "keep-backups" in levelfs.toml; without it, none
+
+Loop devices are not among them: they go with their last user.
 
 What others attached stays, and private layers are never touched. That a segment is in
 use is no failure. Each thing that was found is printed.

@@ -44,6 +44,9 @@ type Config struct {
 	// Keep is for how long the last answer stands in for servers that do not answer.
 	// Default: 720h, 30 days.
 	Keep Duration `toml:"keep"`
+	// KeepBackups is for how long what was taken out of private layers is kept: after that
+	// levelfs gc removes it. Default: for ever.
+	KeepBackups Duration `toml:"keep-backups"`
 	// Maps says whose level a map program gives, by the name that it is installed
 	// under: "auto.levelfs" and symbolic links to it.
 	Maps map[string]Map `toml:"maps"`

@@ -3,7 +3,8 @@
 // take memory, the rest is small.
 //
 // It is a list of collectors, each for one kind of thing. What one of them cannot do
-// does not stop the others. Private layers are none of its business.
+// does not stop the others. Private layers are none of its business; backups of them are
+// only where it is configured for how long to keep them.
 package gc
 
 import (
@@ -23,6 +24,7 @@ import (
 	"github.com/levelfs/levelfs/internal/attached"
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
+	"github.com/levelfs/levelfs/internal/private"
 	"github.com/levelfs/levelfs/internal/usage"
 	"github.com/levelfs/levelfs/mounter"
 )
@@ -57,6 +59,7 @@ func collectors() []collector {
 		{"view mark", viewMarks},
 		{"cache entry", cacheEntries},
 		{"temporary file", temporaries},
+		{"backup", backups},
 	}
 }
 
@@ -220,6 +223,15 @@ func temporaries(_ context.Context, c *config.Config, dryRun bool) ([]Item, erro
 		}))
 	}
 	return removed(paths, "its writer did not finish it"), errors.Join(errs...)
+}
+
+// backups removes what was taken out of private layers longer ago than it is to be kept.
+func backups(_ context.Context, c *config.Config, dryRun bool) ([]Item, error) {
+	if c.KeepBackups.Duration == 0 {
+		return nil, nil
+	}
+	paths, err := private.RemoveBackups(c, time.Now().Add(-c.KeepBackups.Duration), dryRun)
+	return removed(paths, "older than keep-backups"), err
 }
 
 func removed(paths []string, reason string) []Item {
