@@ -21,6 +21,7 @@ func newGC() *cobra.Command {
   segments         that a mount attached and no view uses, if the driver lets them go
   view marks       of views that are gone
   cache entries    older than "keep", or more than "cache-size", in levelfs.toml
+  lists of files   older than "keep", of layers that no private layer is or was over
   temporary files  of writers that were killed, older than an hour
   backups          older than "keep-backups" in levelfs.toml; without it, none
 

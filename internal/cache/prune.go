@@ -72,15 +72,22 @@ func (c Cache) prune() error {
 }
 
 // Collect removes what was not asked for since a time, as nobody is served from it any
-// more, and then the oldest of the rest until that is within the limit. It returns the
-// paths; with dryRun that is all.
-func (c Cache) Collect(since time.Time, dryRun bool) ([]string, error) {
+// more, and then the oldest of the rest until that is within the limit. The definitions of
+// the mounted levels stay. It returns the paths; with dryRun that is all.
+func (c Cache) Collect(since time.Time, mounted map[string]bool, dryRun bool) ([]string, error) {
 	files, total, err := c.files()
 	if err != nil {
 		return nil, err
 	}
+	keep := make(map[string]bool)
+	for level := range mounted {
+		keep[c.levelFile(level)] = true
+	}
 	var removed []string
 	for _, f := range files {
+		if keep[f.path] {
+			continue
+		}
 		if !f.when.Before(since) && (c.Limit == 0 || total <= c.Limit) {
 			break
 		}

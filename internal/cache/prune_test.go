@@ -178,7 +178,8 @@ func TestCollect(t *testing.T) {
 	put("answers/lnx01/a", 2*time.Hour, 1)
 	put("trees/rob@lnx01", time.Minute, 5000)
 	put("levels/b.toml", 0, 1)
-	put("checked/base", 99*time.Hour, 1) // not for this
+	put("levels/c.toml", 99*time.Hour, 1) // mounted
+	put("checked/base", 99*time.Hour, 1)  // not for this
 	left := func() (names []string) {
 		t.Helper()
 		err := filepath.WalkDir(c.Dir, func(path string, d os.DirEntry, err error) error {
@@ -195,7 +196,7 @@ func TestCollect(t *testing.T) {
 	}
 	collect := func(c Cache, age time.Duration, dryRun bool, want ...string) {
 		t.Helper()
-		got, err := c.Collect(now.Add(-age), dryRun)
+		got, err := c.Collect(now.Add(-age), map[string]bool{"c": true}, dryRun)
 		for i := range got {
 			got[i], _ = filepath.Rel(c.Dir, got[i])
 		}
@@ -204,13 +205,13 @@ func TestCollect(t *testing.T) {
 		}
 	}
 	collect(c, 2*time.Hour+time.Minute, true, "levels/a.toml")
-	if got := left(); len(got) != 5 {
+	if got := left(); len(got) != 6 {
 		t.Errorf("a dry run left %q", got)
 	}
 	collect(c, 2*time.Hour+time.Minute, false, "levels/a.toml")
-	collect(Cache{Dir: c.Dir, Limit: 3 * block}, 2*time.Hour+time.Minute, false, "answers/lnx01/a")
-	collect(Cache{Dir: c.Dir, Limit: 3 * block}, 2*time.Hour, false)
-	if got := left(); !slices.Equal(got, []string{"checked/base", "levels/b.toml", "trees/rob@lnx01"}) {
+	collect(Cache{Dir: c.Dir, Limit: 4 * block}, 2*time.Hour+time.Minute, false, "answers/lnx01/a")
+	collect(Cache{Dir: c.Dir, Limit: 4 * block}, 2*time.Hour, false)
+	if got := left(); !slices.Equal(got, []string{"checked/base", "levels/b.toml", "levels/c.toml", "trees/rob@lnx01"}) {
 		t.Errorf("left %q", got)
 	}
 	collect(Cache{Dir: filepath.Join(c.Dir, "none")}, 0, false)

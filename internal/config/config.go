@@ -227,6 +227,9 @@ func (c *Config) File() string { return c.path("/etc/levelfs/levelfs.toml") }
 // PrivateDir holds the private layers.
 func (c *Config) PrivateDir() string { return c.path("/var/lib/levelfs/private") }
 
+// ListDir holds lists of the files of layers, by the layers' digests.
+func (c *Config) ListDir() string { return filepath.Join(c.CacheDir(), "manifests") }
+
 // BackupDir holds what was taken out of private layers. It is on their file system.
 func (c *Config) BackupDir() string { return c.path("/var/lib/levelfs/backup") }
 

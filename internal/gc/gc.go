@@ -58,6 +58,7 @@ func collectors() []collector {
 		{"segment", segments},
 		{"view mark", viewMarks},
 		{"cache entry", cacheEntries},
+		{"list of files", lists},
 		{"temporary file", temporaries},
 		{"backup", backups},
 	}
@@ -171,10 +172,25 @@ func viewMarks(_ context.Context, c *config.Config, dryRun bool) ([]Item, error)
 	return removed(paths, "the view is gone"), err
 }
 
-// cacheEntries removes what is too old to be used, or more than the cache may hold.
+// cacheEntries removes what is too old to be used, or more than the cache may hold, but for
+// what mounted views are made of.
 func cacheEntries(_ context.Context, c *config.Config, dryRun bool) ([]Item, error) {
-	paths, err := cache.Cache{Dir: c.CacheDir(), Limit: c.CacheSize.Bytes}.Collect(time.Now().Add(-c.Keep.Duration), dryRun)
+	views, err := mounter.Views()
+	if err != nil {
+		return nil, err
+	}
+	mounted := make(map[string]bool)
+	for _, v := range views {
+		mounted[v.Name] = true
+	}
+	paths, err := cache.Cache{Dir: c.CacheDir(), Limit: c.CacheSize.Bytes}.Collect(time.Now().Add(-c.Keep.Duration), mounted, dryRun)
 	return removed(paths, "older than keep, or more than cache-size"), err
+}
+
+// lists removes the lists of files of layers that no private layer is or was over.
+func lists(_ context.Context, c *config.Config, dryRun bool) ([]Item, error) {
+	paths, err := private.RemoveLists(c, time.Now().Add(-c.Keep.Duration), dryRun)
+	return removed(paths, "older than keep, and of no private layer's"), err
 }
 
 // unfinished is the age from which a temporary file is nobody's: writers need moments.

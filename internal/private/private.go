@@ -166,7 +166,7 @@ func (l *Layer) manifest(ctx context.Context, b mounter.BaseLayer) (*manifest.Re
 	known, ok := l.Known[key(b.Name, b.Digest)]
 	var cached string
 	if b.Digest != "" {
-		cached = filepath.Join(l.config.CacheDir(), "manifests", strings.TrimPrefix(b.Digest, "sha256:"))
+		cached = filepath.Join(l.config.ListDir(), strings.TrimPrefix(b.Digest, "sha256:"))
 		r, err := manifest.Open(cached)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, manifest.ErrIncomplete) {
 			return r, err
@@ -238,7 +238,7 @@ func (l *Layer) beside(ctx context.Context, known ldapmap.Layer) (*os.File, erro
 // keep makes a list of files and opens it: in the cache under the name, or, if that is
 // empty, in a file without a name.
 func (l *Layer) keep(name string, write func(io.Writer) error) (*manifest.Reader, error) {
-	dir := filepath.Join(l.config.CacheDir(), "manifests")
+	dir := l.config.ListDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
