@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -38,7 +40,9 @@ func (b Base) Above() []string {
 }
 
 // The private layer's file bases has what its file level said before each change,
-// oldest first, each after a line that says since when.
+// oldest first, each after a line that says since when. Where that is what it has of an
+// earlier time, it says "same N" instead, counted from 0: levels that come and go take a
+// line each time.
 func (p *Private) bases() string { return filepath.Join(p.Dir, "bases") }
 
 // keepBase adds what the file level says to the file bases, before it is replaced. What
@@ -57,10 +61,27 @@ func (p *Private) keepBase() error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if strings.HasSuffix(string(kept), "\n"+string(record)) {
+	entry, entries := string(record), splitBases(string(kept))
+	if n := slices.Index(entries, entry); n >= 0 {
+		entry = fmt.Sprintf("same %d\n", n)
+	}
+	if last := len(entries) - 1; last >= 0 && (entries[last] == string(record) || entries[last] == entry) {
 		return nil // a change that was taken back, or not carried out
 	}
-	return writeDurably(p.bases(), fmt.Sprintf("%ssince %s\n%s", kept, info.ModTime().UTC().Format(time.RFC3339Nano), record))
+	return writeDurably(p.bases(), fmt.Sprintf("%ssince %s\n%s", kept, info.ModTime().UTC().Format(time.RFC3339Nano), entry))
+}
+
+// splitBases are the texts between the lines that say since when.
+func splitBases(text string) []string {
+	var entries []string
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "since ") {
+			entries = append(entries, "")
+		} else if last := len(entries) - 1; last >= 0 {
+			entries[last] += line
+		}
+	}
+	return entries
 }
 
 // Bases returns the levels that the private layer in dir was under, oldest first; the
@@ -108,6 +129,12 @@ func parseBases(text string) ([]Base, error) {
 			bases = append(bases, Base{Since: since})
 		case len(words) == 2 && words[0] == "level" && last >= 0:
 			bases[last].Level = words[1]
+		case len(words) == 2 && words[0] == "same" && last >= 0:
+			n, err := strconv.Atoi(words[1])
+			if err != nil || n < 0 || n >= last {
+				return nil, fmt.Errorf("%q is no line of a record", strings.TrimSuffix(line, "\n"))
+			}
+			bases[last].Level, bases[last].Layers = bases[n].Level, slices.Clone(bases[n].Layers)
 		case len(words) == 4 && words[0] == "layer" && last >= 0:
 			bases[last].Layers = append(bases[last].Layers, BaseLayer{Name: words[1], Digest: orEmpty(words[2]), UUID: orEmpty(words[3])})
 		case len(words) == 5 && words[0] == "above" && last >= 0:
