@@ -1,6 +1,7 @@
 package test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/finding"
+	"github.com/levelfs/levelfs/internal/manifest"
 	"github.com/levelfs/levelfs/internal/testenv"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
@@ -363,6 +365,18 @@ func viewFaults() []injection {
 		}},
 		{finds: []string{"LV211 ROOT/var/lib/levelfs/images/l211.erofs"}, prepare: func(w *faulty) { w.ownLayer("m211", "l211") }, inject: func(w *faulty) {
 			w.must(os.Truncate(filepath.Join(w.Store.Dir, "l211.erofs"), 2048))
+		}},
+		{finds: []string{"LV214 ROOT/var/lib/levelfs/images/l214.erofs.mtree"}, prepare: func(w *faulty) {
+			w.ownLayer("m214", "l214")
+			list := filepath.Join(w.Store.Dir, "l214.erofs.mtree")
+			f, err := os.Create(list)
+			w.must(err)
+			w.must(errors.Join(manifest.Make(w.t.Context(), w.Mkdir("l214"), f), f.Close()))
+			digest, err := manifest.Digest(w.t.Context(), list)
+			w.must(err)
+			w.parts["m214"] = strings.Replace(w.parts["m214"], "levelfsFSType: erofs", "levelfsFSType: erofs\nlevelfsManifest: "+digest, 1)
+		}, inject: func(w *faulty) {
+			w.must(os.Truncate(filepath.Join(w.Store.Dir, "l214.erofs.mtree"), 20))
 		}},
 		{finds: []string{"LV212 ROOT/sw/m212", "LV210 m212"}, prepare: mounted("m212"), inject: func(w *faulty) { w.component("m212", "levelfsXIP: require") }},
 		// The segment came after the view, which has the layer from its file.

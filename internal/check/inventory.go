@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -17,6 +18,7 @@ import (
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/inventory"
+	"github.com/levelfs/levelfs/internal/manifest"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/ldapmap/ldapsource"
@@ -51,11 +53,12 @@ func (g *gatherer) inventory(ctx context.Context) {
 	g.sizes(ctx)
 
 	wants, mounted := g.Wants, g.mountedLevels()
-	found, err := Try(ctx, g.limit, func(ctx context.Context) (found, error) { return locate(ctx, g.Config, wants, mounted) })
+	all := g.options.All
+	found, err := Try(ctx, g.limit, func(ctx context.Context) (found, error) { return locate(ctx, g.Config, wants, mounted, all) })
 	if err != nil {
 		g.unchecked("layer images", err)
 	} else {
-		g.Wants, g.Images = found.wants, found.images
+		g.Wants, g.Images, g.Lists = found.wants, found.images, found.lists
 	}
 	g.Down = down(g.Config, g.Views, g.options.Now())
 }
@@ -364,12 +367,33 @@ func (g *gatherer) mountedLevels() []*ldapmap.Resolution {
 type found struct {
 	wants  []Want
 	images []Image
+	lists  []List
 }
 
-// locate looks for the layers of the levels, and into their images.
-func locate(ctx context.Context, c *config.Config, wants []Want, mounted []*ldapmap.Resolution) (found, error) {
+// locate looks for the layers of the levels, and into their images and lists of files; if
+// all is to be read, into the whole of these lists.
+func locate(ctx context.Context, c *config.Config, wants []Want, mounted []*ldapmap.Resolution, all bool) (found, error) {
 	var f found
-	looked := make(map[string]bool) // image files
+	looked := make(map[string]bool) // image files, lists
+	lists := func(r *ldapmap.Resolution) error {
+		for _, l := range slices.Concat(r.Above, r.Layers) {
+			if l.Manifest == "" || looked[l.Manifest] {
+				continue
+			}
+			looked[l.Manifest] = true
+			at, err := view.LocateList(c, l)
+			if err != nil {
+				continue // it need not be there
+			}
+			if err := readList(ctx, at, l.Manifest, all); err != nil {
+				f.lists = append(f.lists, List{Path: at.File(), Level: r.Level.Name, Err: err})
+			}
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 	look := func(level string, layers []mounter.Layer) error {
 		for _, l := range layers {
 			if l.FSType == "dir" || l.Path == "" || looked[l.File()+l.Digest] {
@@ -395,7 +419,7 @@ func locate(ctx context.Context, c *config.Config, wants []Want, mounted []*ldap
 	for _, w := range wants {
 		if w.resolution != nil {
 			w.Layers, w.Missing = plan(w.resolution)
-			if err := look(w.Level, w.Layers); err != nil {
+			if err := errors.Join(look(w.Level, w.Layers), lists(w.resolution)); err != nil {
 				return f, err
 			}
 		}
@@ -403,11 +427,35 @@ func locate(ctx context.Context, c *config.Config, wants []Want, mounted []*ldap
 	}
 	for _, r := range mounted {
 		layers, _ := plan(r) // that it is missing matters only where it is wanted
-		if err := look(r.Level.Name, layers); err != nil {
+		if err := errors.Join(look(r.Level.Name, layers), lists(r)); err != nil {
 			return f, err
 		}
 	}
 	return f, nil
+}
+
+// readList looks whether a list of files is whole, by its beginning and its end, or by its
+// digest.
+func readList(ctx context.Context, at mounter.Layer, digest string, all bool) error {
+	f, _, err := open(at)
+	if err != nil {
+		return err
+	}
+	if all {
+		got, err := manifest.DigestOf(ctx, f)
+		if err == nil && got != digest {
+			err = fmt.Errorf("its digest is %s, and not %s", got, digest)
+		}
+		return errors.Join(err, f.Close())
+	}
+	list, err := manifest.OpenFile(f)
+	if err != nil {
+		return err
+	}
+	if _, err = list.Next(); errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, list.Close())
 }
 
 // quick compares an image's size and superblock with the layer.

@@ -250,6 +250,9 @@ func (j *judge) images() {
 			j.add(finding.OtherImage, i.Layer.File(), "copy the image again", "level %s: %s", i.Level, oneLine(i.Err))
 		}
 	}
+	for _, l := range j.Lists {
+		j.add(finding.OtherList, l.Path, "copy the list again", "level %s: %s", l.Level, oneLine(l.Err))
+	}
 }
 
 func (j *judge) inPlace() {

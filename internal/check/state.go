@@ -23,6 +23,7 @@ type State struct {
 	Defaults  map[string]string // overlayfs's options where a mount does not show them
 	Wants     []Want
 	Images    []Image
+	Lists     []List // those only that are not what they should be
 	Private   []Private
 	Segments  []string // attached by levelfs
 	Down      Down
@@ -92,6 +93,13 @@ type Image struct {
 	Layer mounter.Layer
 	Level string // one that it belongs to
 	Err   error  // nil: its size and its superblock are the layer's
+}
+
+// A List is the list of a layer's files that lies beside the image.
+type List struct {
+	Path  string
+	Level string // one that the layer belongs to
+	Err   error  // it is not whole, or not the one of the inventory
 }
 
 // A Private is a private layer.

@@ -61,6 +61,7 @@ const (
 	OtherImage      Code = "LV211"
 	NoXIP           Code = "LV212"
 	XIPOff          Code = "LV213"
+	OtherList       Code = "LV214"
 	UnusedSegment   Code = "LV220"
 	PrivateOfNone   Code = "LV230"
 	PrivateOfNobody Code = "LV231"
@@ -249,6 +250,9 @@ func Kinds() []Kind {
 		{XIPOff, "No execution in place", Warning,
 			"A layer could be executed in place from shared memory, and its pages are copied into this machine's memory instead.",
 			"The finding says why. A view that was mounted before the memory was there has to be mounted anew."},
+		{OtherList, "List of files that is not its layer's", Warning,
+			"The list of a layer's files beside its image (IMAGE.mtree) was cut short, changed or exchanged. Mounts do not need it. What a level changes under private files is found out by the image then, and not at all once that is gone.",
+			"Copy the list again, or remove it."},
 		{UnusedSegment, "Segment that nothing uses", Warning,
 			"levelfs attached a segment, and no view has a layer in it. It takes address space that another may need.",
 			"levelfs gc detaches what nothing uses."},

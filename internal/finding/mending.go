@@ -50,6 +50,7 @@ func mendings() []Mending {
 		{OtherImage, Manual, "It fetches no images, and changes none."},
 		{NoXIP, Manual, "What is missing has to be found out: the finding says why."},
 		{XIPOff, Ask, "Where the memory is there now, it unmounts the view, unless it is in use; the next access mounts it from the memory. Otherwise it only says why."},
+		{OtherList, Manual, "It fetches no lists of files."},
 		{UnusedSegment, Safe, "It detaches the segment, as levelfs gc does, if the driver lets it go."},
 		{PrivateOfNone, Ask, "It moves the whole private layer into a dated backup, unless a view uses it. Nothing is deleted."},
 		{PrivateOfNobody, Ask, "It moves the whole private layer into a dated backup, unless a view uses it. Nothing is deleted."},

@@ -204,12 +204,7 @@ func (l *Layer) beside(ctx context.Context, known ldapmap.Layer) (*os.File, erro
 	if known.Manifest == "" {
 		return nil, errors.New("the inventory has no levelfsManifest of it")
 	}
-	list := known
-	list.Images = nil
-	for _, image := range known.Images {
-		list.Images = append(list.Images, image+".mtree")
-	}
-	at, err := view.Locate(l.config, list)
+	at, err := view.LocateList(l.config, known)
 	if err != nil {
 		return nil, err
 	}

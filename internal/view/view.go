@@ -208,6 +208,17 @@ func describe(l ldapmap.Layer) mounter.Layer {
 	return layer
 }
 
+// LocateList finds where the list of a layer's files is on this machine: beside the image,
+// under its name and ".mtree". It is a *[LocationError] if it is not.
+func LocateList(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
+	list := l
+	list.Images = nil
+	for _, image := range l.Images {
+		list.Images = append(list.Images, image+".mtree")
+	}
+	return Locate(c, list)
+}
+
 // locate finds where a layer can be had on this machine: in shared memory, or as an
 // image file or a directory below the configured directories.
 func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
