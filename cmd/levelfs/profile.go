@@ -124,63 +124,53 @@ run both. Profiles that would include each other in a loop are refused.
 }
 
 func newProfileSet(do doer) *cobra.Command {
-	var o changeOptions
-	var where edit.Where
-	var mandatory bool
-	cmd := &cobra.Command{
+	return profileLevels(do, &cobra.Command{
 		Use:   "set NAME COMPONENT=LEVEL...",
 		Short: "Assign levels to those who run a profile",
 		Long: `Assign levels to those who run a profile: the same as "levelfs assign profile:NAME".
 
 ` + sourceHelp + changeExitStatus,
-		Example:           `  levelfs profile set base emacs=30.1-1 gcc=14.2`,
-		Args:              cobra.MinimumNArgs(2),
-		ValidArgsFunction: completeProfiles,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			profile, err := profileNamed(args[0])
-			if err != nil {
-				return err
-			}
-			levels, err := parseLevels(args[1:])
-			if err != nil {
-				return err
-			}
-			return do(cmd, edit.Assign{Caller: profile, Levels: levels, Mandatory: mandatory, Where: where}, o)
-		},
-	}
-	cmd.Flags().BoolVar(&mandatory, "mandatory", false, "before all that is not mandatory, whoever says it")
-	whereFlags(cmd, &where)
-	o.flags(cmd)
-	return cmd
+		Example: `  levelfs profile set base emacs=30.1-1 gcc=14.2`,
+	}, "before all that is not mandatory, whoever says it", func(profile edit.Caller, args []string, mandatory bool, where edit.Where) (edit.Intention, error) {
+		levels, err := parseLevels(args)
+		return edit.Assign{Caller: profile, Levels: levels, Mandatory: mandatory, Where: where}, err
+	})
 }
 
 func newProfileUnset(do doer) *cobra.Command {
-	var o changeOptions
-	var where edit.Where
-	var mandatory bool
-	cmd := &cobra.Command{
+	return profileLevels(do, &cobra.Command{
 		Use:   "unset NAME COMPONENT...",
 		Short: "Take a profile's levels away",
 		Long: `Take a profile's levels of components away: the same as "levelfs unassign
 profile:NAME".
 
 ` + sourceHelp + changeExitStatus,
-		Example:           `  levelfs profile unset base gcc`,
-		Args:              cobra.MinimumNArgs(2),
-		ValidArgsFunction: completeProfiles,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			profile, err := profileNamed(args[0])
-			if err != nil {
-				return err
-			}
-			components, err := parseComponents(args[1:])
-			if err != nil {
-				return err
-			}
-			return do(cmd, edit.Unassign{Caller: profile, Components: components, Mandatory: mandatory, Where: where}, o)
-		},
+		Example: `  levelfs profile unset base gcc`,
+	}, "the mandatory levels instead of the others", func(profile edit.Caller, args []string, mandatory bool, where edit.Where) (edit.Intention, error) {
+		components, err := parseComponents(args)
+		return edit.Unassign{Caller: profile, Components: components, Mandatory: mandatory, Where: where}, err
+	})
+}
+
+// profileLevels completes a verb about a profile's own levels: usage is what --mandatory
+// means to it, and intention reads the arguments behind the profile.
+func profileLevels(do doer, cmd *cobra.Command, usage string, intention func(profile edit.Caller, args []string, mandatory bool, where edit.Where) (edit.Intention, error)) *cobra.Command {
+	var o changeOptions
+	var where edit.Where
+	var mandatory bool
+	cmd.Args, cmd.ValidArgsFunction = cobra.MinimumNArgs(2), completeProfiles
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		profile, err := profileNamed(args[0])
+		if err != nil {
+			return err
+		}
+		wanted, err := intention(profile, args[1:], mandatory, where)
+		if err != nil {
+			return err
+		}
+		return do(cmd, wanted, o)
 	}
-	cmd.Flags().BoolVar(&mandatory, "mandatory", false, "the mandatory levels instead of the others")
+	cmd.Flags().BoolVar(&mandatory, "mandatory", false, usage)
 	whereFlags(cmd, &where)
 	o.flags(cmd)
 	return cmd
