@@ -123,13 +123,18 @@ func (d *Devices) List() ([]Device, error) {
 	return devices, nil
 }
 
-// Find returns the device with the file system of that UUID, in lower-case canonical
-// form. The error wraps [ErrNotFound], or is a *[DuplicateError].
+// Find is [Find] among all devices as they are now.
 func (d *Devices) Find(uuid string) (Device, error) {
 	devices, err := d.List()
 	if err != nil {
 		return Device{}, err
 	}
+	return Find(devices, uuid)
+}
+
+// Find returns the device with the file system of that UUID, in lower-case canonical
+// form. The error wraps [ErrNotFound], or is a *[DuplicateError].
+func Find(devices []Device, uuid string) (Device, error) {
 	var found []Device
 	var nodes []string
 	for _, device := range devices {

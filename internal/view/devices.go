@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/levelfs/levelfs/dcss"
@@ -33,15 +34,41 @@ func wish(c *config.Config, component ldapmap.Component, l ldapmap.Layer) mounte
 	return mounter.XIPAuto
 }
 
+// A memory is what shared memory this machine has. It is looked at when a layer may be in it
+// and, for all layers of a view, once.
+type memory struct {
+	segments func() error // why there can be none, or nil
+	pmem     func() ([]pmem.Device, error)
+}
+
+func newMemory(c *config.Config) *memory {
+	return &memory{
+		segments: sync.OnceValue(func() error {
+			_, err := attached.New(c).List()
+			return err
+		}),
+		pmem: sync.OnceValues(pmem.NewFromRoot(c.Root(), mounter.Probe).List),
+	}
+}
+
+// find looks for the device with the file system of that UUID.
+func (m *memory) find(uuid string) (pmem.Device, error) {
+	devices, err := m.pmem()
+	if err != nil {
+		return pmem.Device{}, err
+	}
+	return pmem.Find(devices, uuid)
+}
+
 // devices are where the layer's image may be in shared memory on this machine, and why
 // it is not where it might be.
-func devices(c *config.Config, l ldapmap.Layer, w mounter.XIP) (found []mounter.Device, why string) {
+func (m *memory) devices(l ldapmap.Layer, w mounter.XIP) (found []mounter.Device, why string) {
 	if w == mounter.XIPOff {
 		return nil, "xip is off"
 	}
 	var reasons []string
 	if len(l.Segments) > 0 {
-		switch _, err := attached.New(c).List(); {
+		switch err := m.segments(); {
 		case err == nil:
 			for _, s := range l.Segments {
 				found = append(found, mounter.Device{Kind: mounter.Segment, Name: strings.ToUpper(s)})
@@ -53,7 +80,7 @@ func devices(c *config.Config, l ldapmap.Layer, w mounter.XIP) (found []mounter.
 		}
 	}
 	if l.UUID != "" {
-		switch d, err := pmem.NewFromRoot(c.Root(), mounter.Probe).Find(l.UUID); {
+		switch d, err := m.find(l.UUID); {
 		case err == nil:
 			found = append(found, mounter.Device{Kind: mounter.Pmem, Name: d.Node})
 		case errors.Is(err, pmem.ErrNotFound):

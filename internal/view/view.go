@@ -77,8 +77,9 @@ func Plan(ctx context.Context, c *config.Config, r *ldapmap.Resolution, target s
 	if o.User != "" && !slices.Contains(request.Flags, "nosuid") {
 		request.Flags = append(slices.Clone(request.Flags), "nosuid")
 	}
+	shared := newMemory(c)
 	for _, l := range slices.Concat(r.Above, r.Layers) {
-		layer, err := locate(c, r.Component, l)
+		layer, err := locate(c, shared, r.Component, l)
 		if err != nil {
 			missing = append(missing, err)
 		}
@@ -221,13 +222,13 @@ func LocateList(c *config.Config, l ldapmap.Layer) (mounter.Layer, error) {
 
 // locate finds where a layer can be had on this machine: in shared memory, or as an
 // image file or a directory below the configured directories.
-func locate(c *config.Config, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
+func locate(c *config.Config, shared *memory, component ldapmap.Component, l ldapmap.Layer) (mounter.Layer, error) {
 	layer := describe(l)
 	if l.FSType == "dir" {
 		return layer, locateFile(c, l, &layer)
 	}
 	layer.XIP = wish(c, component, l)
-	layer.Devices, layer.Why = devices(c, l, layer.XIP)
+	layer.Devices, layer.Why = shared.devices(l, layer.XIP)
 	if layer.XIP == mounter.XIPRequire && len(layer.Devices) == 0 {
 		return layer, errors.Join(&LocationError{Layer: l.Name, Reason: "execution in place is required, but " + layer.Why}, locateFile(c, l, &layer))
 	}
