@@ -21,6 +21,7 @@ import (
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/repair"
 	"github.com/levelfs/levelfs/internal/testenv"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 // runRepair runs levelfs repair and returns its report.
@@ -336,4 +337,41 @@ func TestRepairKill(t *testing.T) {
 	if kills < 10 {
 		t.Errorf("%d kills only: is everything counted?", kills)
 	}
+}
+
+// TestRepairSwitch: a change of level by repair is one like any other: hooks before it and
+// on-stale can stop it.
+func TestRepairSwitch(t *testing.T) {
+	r, inv := checkRig(t)
+	r.write(filepath.Join(r.target, "bin/emacs"), "mine")
+	inv.Hosts[0].Assign = []string{"emacs=2"}
+	r.WriteLDIF("all.ldif", inv.LDIF())
+	repair := func(level, says string) {
+		t.Helper()
+		got := r.RunLevelfs("repair", "LV201")
+		if got.Exit != 1 && level == "emacs@1" || !strings.Contains(got.Stdout+got.Stderr, says) {
+			t.Errorf("want %q: %v", says, got)
+		}
+		views, err := mounter.Views()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, v := range views {
+			if v.Target == r.target && v.Name != level {
+				t.Errorf("%s is mounted, want %s: %v", v.Name, level, got)
+			}
+		}
+	}
+	hook := filepath.Join(r.Mkdir("etc/levelfs/hooks.d/switch.d"), "10-no")
+	if err := os.WriteFile(hook, []byte("#!/bin/sh\necho not now\nexit 3\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	repair("emacs@1", "10-no: not now")
+	if err := os.Remove(hook); err != nil {
+		t.Fatal(err)
+	}
+	r.configureCheck("on-stale = \"stop\"\n")
+	repair("emacs@1", `private files are not settled for emacs@2: "bin/emacs" (stale)`)
+	r.configureCheck("")
+	repair("emacs@2", "levelfs switch emacs")
 }

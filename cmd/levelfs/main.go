@@ -84,7 +84,7 @@ EXIT STATUS
 	root.AddCommand(newPlan(), newStatus(log), newMap(log), newSegment(log), newLint(), newWho(),
 		newSwitch(log), newRefresh(log), newRollback(log), newHistory(), newGC(),
 		newDiff(log), newReset(log), newAdopt(log), newCheck(log), newDoctor(), newRun(args, log), newReport(), newRollout(), newWatch(log))
-	root.AddCommand(newRepair())
+	root.AddCommand(newRepair(log))
 	for _, verb := range changeVerbs(doChange) {
 		switch verb.Name() {
 		case "level":

@@ -12,19 +12,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/levelfs/levelfs/internal/check"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/repair"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 type repairOptions struct {
 	dryRun, yes, lint, asJSON bool
 }
 
-func newRepair() *cobra.Command {
+func newRepair(log *logrus.Logger) *cobra.Command {
 	var o repairOptions
 	cmd := &cobra.Command{
 		Use:   "repair [CODE...]",
@@ -48,7 +51,7 @@ EXIT STATUS
   levelfs repair --yes`,
 		ValidArgsFunction: completeCodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runRepair(cmd, args, o)
+			return runRepair(cmd, args, o, log)
 		},
 	}
 	cmd.Flags().BoolVar(&o.dryRun, "dry-run", false, "show what would be done, and change nothing")
@@ -69,7 +72,7 @@ func completeCodes(_ *cobra.Command, args []string, toComplete string) ([]string
 	return codes, cobra.ShellCompDirectiveNoFileComp
 }
 
-func runRepair(cmd *cobra.Command, args []string, o repairOptions) error {
+func runRepair(cmd *cobra.Command, args []string, o repairOptions, log *logrus.Logger) error {
 	var codes []finding.Code
 	for _, arg := range args {
 		code := finding.Code(arg)
@@ -93,6 +96,16 @@ func runRepair(cmd *cobra.Command, args []string, o repairOptions) error {
 	r := repair.Runner{
 		Check: func(ctx context.Context) (*check.State, []finding.Finding, error) {
 			return findings(ctx, cmd, c, o.lint)
+		},
+		Switch: func(ctx context.Context, v mounter.View, r *ldapmap.Resolution) error {
+			// What it says besides goes where its warnings go: the output is the repair's.
+			s, err := newSwitcher(ctx, cmd.ErrOrStderr(), componentOf(v), switchOptions{json: o.asJSON}, log)
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			_, err = s.change(ctx, v, r)
+			return err
 		},
 		Codes: codes, DryRun: o.dryRun, Confirm: confirm(cmd, o),
 	}

@@ -14,9 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/check"
-	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
-	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/mounter"
 )
 
@@ -224,12 +222,12 @@ func (p *planner) otherLevel(_ context.Context, f finding.Finding) (Step, error)
 	}
 	return Step{
 		id: "switch " + target, stage: stageLevels, Does: []string{command},
-		do: func(ctx context.Context) error { return change(ctx, p.Config, target, w) },
+		do: func(ctx context.Context) error { return p.switchAt(ctx, target, w) },
 	}, nil
 }
 
-// change gives the view that is at the target now the wanted level.
-func change(ctx context.Context, c *config.Config, target string, w check.Want) error {
+// switchAt gives the view that is at the target now the wanted level.
+func (p *planner) switchAt(ctx context.Context, target string, w check.Want) error {
 	views, err := mounter.Views()
 	if err != nil {
 		return err
@@ -238,12 +236,5 @@ func change(ctx context.Context, c *config.Config, target string, w check.Want) 
 	if i < 0 {
 		return &goneError{target}
 	}
-	plan, err := view.Plan(ctx, c, w.Resolution(), target, view.Options{User: w.User, Replaces: &views[i]})
-	if err != nil {
-		return err
-	}
-	if plan.Shows(views[i]) {
-		return nil
-	}
-	return (&mounter.Applier{Open: view.Opener(c)}).Apply(ctx, plan)
+	return p.change(ctx, views[i], w.Resolution())
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/levelfs/levelfs/internal/check"
 	"github.com/levelfs/levelfs/internal/finding"
+	"github.com/levelfs/levelfs/ldapmap"
+	"github.com/levelfs/levelfs/mounter"
 )
 
 // A Step mends one thing, which several findings may be about.
@@ -37,9 +39,10 @@ const (
 )
 
 // Plan turns the findings about the machine into steps, in the order in which they are to
-// be done. Each finding is in exactly one. It changes nothing.
-func Plan(ctx context.Context, s *check.State, findings []finding.Finding) []Step {
-	p := &planner{State: s}
+// be done. Each finding is in exactly one. It changes nothing. change is what steps use that
+// change the level of a view.
+func Plan(ctx context.Context, s *check.State, findings []finding.Finding, change Switch) []Step {
+	p := &planner{State: s, change: change}
 	var steps []Step
 	for _, f := range findings {
 		step := p.plan(ctx, f)
@@ -62,7 +65,14 @@ func Plan(ctx context.Context, s *check.State, findings []finding.Finding) []Ste
 	return steps
 }
 
-type planner struct{ *check.State }
+// A Switch gives a mounted view a level, as levelfs switch does it: with the hooks, and with
+// the comparison of the private files.
+type Switch func(ctx context.Context, v mounter.View, r *ldapmap.Resolution) error
+
+type planner struct {
+	*check.State
+	change Switch
+}
 
 // planners have a function for each code whose findings can be mended. Without a step it
 // returns why not.

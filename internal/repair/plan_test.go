@@ -57,7 +57,7 @@ func TestPlan(t *testing.T) {
 	add(finding.Stranger, dir+"/gone")
 	add(finding.UnsafeOptions, "/v")
 	add(finding.NoMoreLevel, "x")
-	steps := Plan(t.Context(), s, findings)
+	steps := Plan(t.Context(), s, findings, nil)
 	var got []string
 	n := 0
 	for _, step := range steps {

@@ -24,6 +24,8 @@ type Runner struct {
 	Check func(context.Context) (*check.State, []finding.Finding, error)
 	// Codes are those of the findings to mend; none: of all.
 	Codes []finding.Code
+	// Switch changes the level of a view.
+	Switch Switch
 	// Confirm is asked before a step that is not safe.
 	Confirm func(Step) bool
 	DryRun  bool
@@ -107,7 +109,7 @@ func (r *Runner) look(ctx context.Context, report *Report) ([]Step, error) {
 	for _, f := range findings {
 		report.Left = append(report.Left, Left{Finding: f, Repair: f.Code.Mending().Repair, Why: f.Code.Mending().Does})
 	}
-	return Plan(ctx, state, findings), nil
+	return Plan(ctx, state, findings, r.Switch), nil
 }
 
 // step executes one, if it may.
