@@ -391,7 +391,7 @@ func TestHooksSwitchKill(t *testing.T) {
 	other := func() string { return map[string]string{"1": "2", "2": "1"}[level] }
 	var whole traced
 	for range 3 { // so that all is there that is made once
-		if whole = traceKill(t, -1, r.Env(), r.Levelfs, "switch", "emacs", "--to", other()); whole.exit != 0 {
+		if whole = traceKill(t, killPoint{}, r.Env(), r.Levelfs, "switch", "emacs", "--to", other()); whole.exit != 0 {
 			t.Fatalf("traced, but not killed: exit %d", whole.exit)
 		}
 		level = other()
@@ -401,11 +401,15 @@ func TestHooksSwitchKill(t *testing.T) {
 		t.Fatalf("no hook, or no freeze: %v", whole.calls)
 	}
 	ran := 0
-	for n := first; ; n++ {
+	for _, at := range whole.points()[first:] {
 		r.write(r.hookLog(), "")
-		killed := traceKill(t, n+1, r.Env(), r.Levelfs, "switch", "emacs", "--to", other())
+		killed := traceKill(t, at, r.Env(), r.Levelfs, "switch", "emacs", "--to", other())
 		if !killed.killed {
-			t.Fatalf("it has fewer than %d system calls: exit %d", n+1, killed.exit)
+			if killed.exit != 0 {
+				t.Fatalf("not killed before %v: exit %d", at, killed.exit)
+			}
+			level = other() // this run did without that call
+			continue
 		}
 		now, healed := r.afterKill(files, level)
 		if slices.Contains(killed.calls, unix.SYS_FSPICK) { // the old view may be frozen
@@ -421,7 +425,7 @@ func TestHooksSwitchKill(t *testing.T) {
 			ran++
 		}
 		if t.Failed() {
-			t.Fatalf("killed before system call %d of the switch, number %d", n+1, killed.calls[n])
+			t.Fatalf("killed before %v", at)
 		}
 	}
 	if ran < 5 {

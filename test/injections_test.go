@@ -413,35 +413,19 @@ func (w *faulty) attach(segment string) {
 func (w *faulty) killSwitch(component string, attached bool) {
 	w.t.Helper()
 	w.save()
-	back := func() {
-		w.t.Helper()
-		if got := w.RunLevelfs("switch", component); got.Exit != 0 {
-			w.t.Fatal(got)
-		}
+	at := killPoint{unix.SYS_MOVE_MOUNT, 1} // attaches the new view; the next call detaches the old one
+	if attached {
+		at = killPoint{unix.SYS_UMOUNT2, 1}
 	}
-	if got := w.RunLevelfs("switch", component, "--to", "2"); got.Exit != 0 { // all is there then that is made once
-		w.t.Fatal(got)
+	if killed := traceKill(w.t, at, w.Env(), w.Levelfs, "switch", component, "--to", "2"); !killed.killed {
+		w.t.Fatalf("a switch without %v: exit %d", at, killed.exit)
 	}
-	back()
-	whole := traceKill(w.t, -1, w.Env(), w.Levelfs, "switch", component, "--to", "2")
-	at := slices.Index(whole.calls, unix.SYS_MOVE_MOUNT)
-	if whole.exit != 0 || at < 0 {
-		w.t.Fatalf("exit %d, without move_mount(2): %v", whole.exit, whole.calls)
-	}
-	back()
-	// The runtime's own system calls differ a little from run to run.
-	for n := max(1, at-5); ; n++ {
-		if killed := traceKill(w.t, n, w.Env(), w.Levelfs, "switch", component, "--to", "2"); !killed.killed {
-			w.t.Fatalf("no kill left it so: exit %d", killed.exit)
-		}
-		views, err := mounter.Views()
-		w.must(err)
-		if slices.ContainsFunc(mounter.Interruptions(w.Path("run/levelfs"), views), func(i mounter.Interruption) bool {
-			return i.View.Target == w.target(component) && (i.Covered != nil) == attached
-		}) {
-			break
-		}
-		back()
+	views, err := mounter.Views()
+	w.must(err)
+	if !slices.ContainsFunc(mounter.Interruptions(w.Path("run/levelfs"), views), func(i mounter.Interruption) bool {
+		return i.View.Target == w.target(component) && (i.Covered != nil) == attached
+	}) {
+		w.t.Fatalf("a switch killed before %v has left nothing", at)
 	}
 	if attached {
 		w.assigned[component] = "2" // what is left when it is healed

@@ -67,6 +67,16 @@ type traceInfo struct {
 	_           [2]uint64
 }
 
+// wakesRuntime reports whether the call is one by which a thread of the Go runtime wakes
+// another, which it does when it happens to sleep: a write to an eventfd.
+func (i *traceInfo) wakesRuntime(tid int) bool {
+	if i.nr != unix.SYS_WRITE {
+		return false
+	}
+	file, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", tid, i.args[0]))
+	return err == nil && file == "anon_inode:[eventfd]"
+}
+
 const (
 	ptraceGetSyscallInfo = 0x420e // PTRACE_GET_SYSCALL_INFO
 	syscallInfoEntry     = 1      // PTRACE_SYSCALL_INFO_ENTRY
@@ -80,16 +90,37 @@ type traced struct {
 	exit   int
 }
 
-// traceKill runs a program and kills it, with SIGKILL and all of its threads, on the
-// entry of the n-th of its counted system calls, which is then not executed: so
-// between the two that are counted. If there are fewer it runs to its end.
-func traceKill(t *testing.T, n int, env []string, argv ...string) traced {
+// A killPoint is before the n-th of the counted system calls of one number, from 1. The zero
+// value is never reached. Points of all calls by their order alone would differ from run to
+// run, since the threads of a program take turns as it happens.
+type killPoint struct {
+	nr uint64
+	n  int
+}
+
+func (p killPoint) String() string { return fmt.Sprintf("call %d of number %d", p.n, p.nr) }
+
+// points returns the points before each of the calls.
+func (r traced) points() []killPoint {
+	var points []killPoint
+	seen := make(map[uint64]int)
+	for _, nr := range r.calls {
+		seen[nr]++
+		points = append(points, killPoint{nr, seen[nr]})
+	}
+	return points
+}
+
+// traceKill runs a program and kills it, with SIGKILL and all of its threads, at the point,
+// on the entry of the system call, which is then not executed. If it does not get there it
+// runs to its end.
+func traceKill(t *testing.T, at killPoint, env []string, argv ...string) traced {
 	t.Helper()
-	return traceKillAs(t, n, env, argv[0], argv...)
+	return traceKillAs(t, at, env, argv[0], argv...)
 }
 
 // traceKillAs is traceKill of a program under another name. It has a descriptor 3, too.
-func traceKillAs(t *testing.T, n int, env []string, name string, argv ...string) traced {
+func traceKillAs(t *testing.T, at killPoint, env []string, name string, argv ...string) traced {
 	t.Helper()
 	type result struct {
 		traced
@@ -101,7 +132,7 @@ func traceKillAs(t *testing.T, n int, env []string, name string, argv ...string)
 		// other goroutine may have children on it. It ends with this function.
 		runtime.LockOSThread()
 		var r result
-		r.traced, r.err = trace(n, env, name, argv)
+		r.traced, r.err = trace(at, env, name, argv)
 		done <- r
 	}()
 	r := <-done
@@ -111,7 +142,7 @@ func traceKillAs(t *testing.T, n int, env []string, name string, argv ...string)
 	return r.traced
 }
 
-func trace(n int, env []string, name string, argv []string) (r traced, err error) {
+func trace(at killPoint, env []string, name string, argv []string) (r traced, err error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return r, err
@@ -140,6 +171,7 @@ func trace(n int, env []string, name string, argv []string) (r traced, err error
 	if err := unix.PtraceSyscall(pid, 0); err != nil {
 		return r, fmt.Errorf("ptrace: %w", err)
 	}
+	seen := 0
 	for {
 		tid, err := syscall.Wait4(-1, &status, syscall.WALL|waitNoThread, nil)
 		if errors.Is(err, syscall.EINTR) {
@@ -165,11 +197,14 @@ func trace(n int, env []string, name string, argv []string) (r traced, err error
 				}
 				return r, fmt.Errorf("PTRACE_GET_SYSCALL_INFO: %w", errno)
 			}
-			if info.op != syscallInfoEntry || !info.counted() || r.killed {
+			if info.op != syscallInfoEntry || !info.counted() || r.killed || info.wakesRuntime(tid) {
 				break
 			}
 			r.calls = append(r.calls, info.nr)
-			if len(r.calls) == n {
+			if info.nr == at.nr {
+				seen++
+			}
+			if seen == at.n && at.n > 0 {
 				r.killed = true
 				if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 					return r, err
@@ -239,7 +274,7 @@ func testKill(t *testing.T, kind string) {
 	// The key names the level and the map is asked before, as automount does it: what
 	// is killed is the helper alone.
 	const key = "emacs@1"
-	run := func(n int) traced {
+	run := func(at killPoint) traced {
 		t.Helper()
 		if got := r.RunMap(key); got.Exit != 0 {
 			t.Fatal(got)
@@ -257,9 +292,9 @@ func testKill(t *testing.T, kind string) {
 				t.Fatal(err)
 			}
 		}
-		return traceKill(t, n, r.Env(), append([]string{r.Helper, key, r.target}, options...)...)
+		return traceKill(t, at, r.Env(), append([]string{r.Helper, key, r.target}, options...)...)
 	}
-	whole := run(-1)
+	whole := run(killPoint{})
 	if whole.exit != 0 {
 		t.Fatalf("traced, but not killed: exit %d", whole.exit)
 	}
@@ -267,26 +302,13 @@ func testKill(t *testing.T, kind string) {
 	r.umount(r.target)
 
 	start := time.Now()
-	others, mounted := 0, 0
-	var last []uint64
-	for n := 1; ; n++ {
-		killed := run(n)
-		if !killed.killed {
-			if killed.exit != 0 {
-				t.Fatalf("it has fewer than %d system calls: exit %d", n, killed.exit)
-			}
+	points, mounted := 0, 0
+	for _, at := range whole.points() {
+		if !run(at).killed { // this run did without that call
 			r.umount(r.target)
-			if n <= len(whole.calls)*9/10 {
-				t.Errorf("killed at %d points, but the first run had %d", n-1, len(whole.calls))
-			}
-			t.Logf("%d kill points, the view was there after %d of them; %d times the way there was another one than that to the point before; %v",
-				n-1, mounted, others, time.Since(start))
-			return
+			continue
 		}
-		if !slices.Equal(killed.calls[:n-1], last) {
-			others++
-		}
-		last = killed.calls
+		points++
 		now := mountTable(t)
 		if !slices.Equal(now, mounts) {
 			mounted++
@@ -319,8 +341,12 @@ func testKill(t *testing.T, kind string) {
 			t.Errorf("bases: %v, %v", bases, err)
 		}
 		if t.Failed() {
-			t.Fatalf("killed before system call %d of the helper, number %d", n, killed.calls[n-1])
+			t.Fatalf("the helper was killed before %v", at)
 		}
+	}
+	t.Logf("%d kill points, the view was there after %d of them; %v", points, mounted, time.Since(start))
+	if points < len(whole.calls)*9/10 {
+		t.Errorf("killed at %d points, but the first run had %d", points, len(whole.calls))
 	}
 }
 

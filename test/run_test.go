@@ -407,20 +407,18 @@ func TestRunKilledEarly(t *testing.T) {
 	r.sh("", "echo mine >"+r.sw+"/db/own", "--level", "db@2", "--private", "killed")
 	command := append([]string{r.Levelfs}, strings.Fields(options+"cat "+r.point+"/own")...)
 	before := r.mounts()
-	whole := traceKill(t, -1, r.Env(), command...)
+	whole := traceKill(t, killPoint{}, r.Env(), command...)
 	first := slices.Index(whole.calls, unix.SYS_UNSHARE)
 	if whole.exit != 0 || first < 0 {
 		t.Fatalf("traced, but not killed: exit %d, %d system calls", whole.exit, len(whole.calls))
 	}
 	points := 0
-	for n := first + 1; ; n++ {
-		killed := traceKill(t, n, r.Env(), command...)
-		if !killed.killed {
-			break
+	for _, at := range whole.points()[first:] {
+		if traceKill(t, at, r.Env(), command...).killed {
+			points++
 		}
-		points++
 		if now := r.mounts(); now != before {
-			t.Fatalf("killed before system call %d, number %d: mounts were\n%s\nand are\n%s", n, killed.calls[n-1], before, now)
+			t.Fatalf("killed before %v: mounts were\n%s\nand are\n%s", at, before, now)
 		}
 	}
 	if points < (len(whole.calls)-first)*9/10 {
