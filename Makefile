@@ -19,8 +19,7 @@ help: ## show this list
 .PHONY: build
 build: ## build the three commands into bin/
 	@mkdir -p $(BIN)
-	$(GOBUILD) -o $(BIN)/ ./cmd/auto.levelfs ./cmd/mount.levelfs
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.release=$(VERSION)' -o $(BIN)/ ./cmd/levelfs
+	$(GOBUILD) -o $(BIN)/ ./cmd/...
 
 .PHONY: install
 install: ## install what make build built, below DESTDIR
