@@ -277,8 +277,10 @@ func (j *judge) inPlace() {
 			switch {
 			case l.XIP == mounter.XIPRequire:
 				j.add(finding.NoXIP, v.Target, fix, "%s: layer %s is mounted from its image file, and execution in place is required", v.Name, l.Name)
-			case len(l.Devices) > 0 && l.XIP != mounter.XIPOff && j.reachable(l):
-				j.add(finding.XIPOff, v.Target, "umount "+v.Target, "%s: layer %s is mounted from its image file, and could be executed from %s", v.Name, l.Name, l.Devices[0])
+			case l.XIP != mounter.XIPOff:
+				if d, there := j.reachable(l); there {
+					j.add(finding.XIPOff, v.Target, "umount "+v.Target, "%s: layer %s is mounted from its image file, and could be executed from %s", v.Name, l.Name, d)
+				}
 			}
 		}
 	}
@@ -291,13 +293,16 @@ func (j *judge) inMemory(v View, l mounter.Layer) bool {
 	})
 }
 
-// reachable reports whether one of the layer's devices is there now: a segment that is
-// not attached may not exist.
-func (j *judge) reachable(l mounter.Layer) bool {
-	return slices.ContainsFunc(l.Devices, func(d mounter.Device) bool {
-		first, _, _ := strings.Cut(d.Name, ":")
-		return d.Kind == mounter.Pmem || slices.Contains(j.Segments, first)
+// reachable is the first of the layer's devices that is there now: a segment that is not
+// attached may not exist, and one that is attached in another combination cannot be had.
+func (j *judge) reachable(l mounter.Layer) (mounter.Device, bool) {
+	i := slices.IndexFunc(l.Devices, func(d mounter.Device) bool {
+		return d.Kind == mounter.Pmem || slices.Contains(j.Attached, d.Name)
 	})
+	if i < 0 {
+		return mounter.Device{}, false
+	}
+	return l.Devices[i], true
 }
 
 // segments finds those that no view uses. In a view's line the national characters of

@@ -36,7 +36,7 @@ func healthyState(t *testing.T) *State {
 			ID: 2, Parent: 1, Target: "/sw/emacs", Name: "emacs@1", Layers: []string{"base@0123456789ab+segment.EMACS_1"},
 			Upper: filepath.Join(c.PrivateDir(), "host/emacs/upper"), Options: []string{"rw", "nodev", "index=off", "redirect_dir=nofollow"},
 		}}},
-		Segments: []string{"EMACS#1"},
+		Attached: []string{"EMACS#1"}, Segments: []string{"EMACS#1"},
 		Wants: []Want{{Asker: who, Level: "emacs@1", Layers: []mounter.Layer{
 			{Name: "base", FSType: "erofs", XIP: mounter.XIPAuto, Devices: []mounter.Device{{Kind: mounter.Segment, Name: "EMACS#1"}}}}}},
 		Defaults: map[string]string{"index": "on", "metacopy": "off"},
@@ -60,9 +60,19 @@ func TestJudge(t *testing.T) {
 		"mounted before the segment was there": {func(s *State) {
 			s.Views[0].Layers, s.Views[0].Proof = []string{"base@0123456789ab"}, nil
 		}, "LV213 LV220", "could be executed from segment EMACS#1"},
-		"segment that may not exist": {func(s *State) {
+		"mounted before others attached the segment": {func(s *State) {
 			s.Views[0].Layers, s.Views[0].Proof, s.Segments = []string{"base@0123456789ab"}, nil, nil
+		}, "LV213", "could be executed from segment EMACS#1"},
+		"segment that may not exist": {func(s *State) {
+			s.Views[0].Layers, s.Views[0].Proof, s.Segments, s.Attached = []string{"base@0123456789ab"}, nil, nil, nil
 		}, "", ""},
+		"segment in another combination": {func(s *State) {
+			s.Views[0].Layers, s.Views[0].Proof, s.Segments, s.Attached = []string{"base@0123456789ab"}, nil, nil, []string{"EMACS#1:EMACS#2"}
+		}, "", ""},
+		"the second of two segments": {func(s *State) {
+			s.Views[0].Layers, s.Views[0].Proof, s.Segments, s.Attached = []string{"base@0123456789ab"}, nil, nil, []string{"A:B"}
+			s.Wants[0].Layers[0].Devices = append(s.Wants[0].Layers[0].Devices, mounter.Device{Kind: mounter.Segment, Name: "A:B"})
+		}, "LV213", "could be executed from segment A:B"},
 		"required and from the file": {func(s *State) {
 			s.Views[0].Layers, s.Views[0].Proof = []string{"base@0123456789ab"}, nil
 			s.Segments, s.Wants[0].Layers[0].XIP = nil, mounter.XIPRequire

@@ -15,14 +15,18 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/levelfs/levelfs/dcss"
 	"github.com/levelfs/levelfs/internal/attached"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/hook"
 )
 
-// machine looks at what is the machine's and no component's.
+// machine looks at what is the machine's and no component's, and which segments there are.
 func (g *gatherer) machine(ctx context.Context) {
+	if err := g.segments(); err != nil {
+		g.unchecked("segments", err)
+	}
 	if len(g.Keys) > 0 {
 		return
 	}
@@ -36,9 +40,6 @@ func (g *gatherer) machine(ctx context.Context) {
 	}
 	if g.Autofs, err = LookAtAutofs(c, g.Mounts); err != nil {
 		g.unchecked("automount's configuration", err)
-	}
-	if g.Segments, err = ourSegments(c); err != nil {
-		g.unchecked("segments", err)
 	}
 	if g.Hung, err = Hung("/proc", g.options.Now()); err != nil {
 		g.unchecked("processes of automount", err)
@@ -168,28 +169,27 @@ func readLines(path string) ([][]string, error) {
 	return lines, scan.Err()
 }
 
-// ourSegments are the segments that levelfs attached and that are still there.
-func ourSegments(c *config.Config) ([]string, error) {
-	segments := attached.New(c)
-	marks, err := segments.Marks()
-	if err != nil || len(marks) == 0 {
-		return nil, err
-	}
+// segments looks which are attached and, if all views are looked at, which of them by levelfs.
+func (g *gatherer) segments() error {
+	segments := attached.New(g.Config)
 	devices, err := segments.List()
-	if err != nil {
-		return nil, err
+	if err != nil && !errors.Is(err, dcss.ErrNoDriver) {
+		return err
 	}
-	var names []string
 	for _, d := range devices {
+		g.Attached = append(g.Attached, strings.Join(d.Segments, ":"))
+		if len(g.Keys) > 0 {
+			continue
+		}
 		ours, err := segments.Ours(d)
 		if err != nil {
-			return names, err
+			return err
 		}
 		if ours {
-			names = append(names, d.Name)
+			g.Segments = append(g.Segments, d.Name)
 		}
 	}
-	return names, nil
+	return nil
 }
 
 // hungAge is how old a child of automount is that will never run its program: one that

@@ -25,7 +25,8 @@ type State struct {
 	Images    []Image
 	Lists     []List // those only that are not what they should be
 	Private   []Private
-	Segments  []string // attached by levelfs
+	Attached  []string // devices of segments, by whomever, as their segments are named: "A:B"
+	Segments  []string // of them, those that levelfs attached, by the names of the devices
 	Down      Down
 	Clocks    []Clock
 	Perms     []Perm
