@@ -193,6 +193,8 @@ func makeContent(t *testing.T, dir, busybox string) string {
 		"other/name":        []byte("other"),
 		"resaved/content":   []byte(layout.Content),
 		"resaved/name":      []byte("resaved"),
+		"spare/content":     []byte(layout.Content),
+		"spare/name":        []byte("spare"),
 		"compact/tail":      []byte("what mkfs.erofs puts into its inode"),
 		"compact/page":      bytes.Repeat([]byte("page"), 1024),
 		"erofs/bin/busybox": program,
@@ -221,7 +223,7 @@ func makeImages(ctx context.Context, t *testing.T, dir, content string) {
 	}
 	for name, limit := range map[string]int64{
 		"ext4": layout.Ext4Size, "erofs": layout.ErofsSize, "joined": 2 * layout.JoinedHalf,
-		"other": layout.SmallSize, "resaved": layout.SmallSize,
+		"other": layout.SmallSize, "resaved": layout.SmallSize, "spare": layout.SmallSize,
 	} {
 		options := layer.BuildOptions{XIP: true, MaxSize: limit}
 		if name == "ext4" {
@@ -258,7 +260,7 @@ func makeInitrd(ctx context.Context, t *testing.T, file, dir string, tree *guest
 	}
 	archive.Inventory(inv)
 	// The others are in segments, and need no file.
-	for _, name := range []string{"other", "resaved"} {
+	for _, name := range []string{"other", "resaved", "spare"} {
 		archive.Image(filepath.Join(dir, name+".img"))
 	}
 	for _, mount := range []string{"/proc", "/sys", "/dev", "/run", "/tmp", "/mnt"} {

@@ -1,6 +1,6 @@
 // Command init is the first and only process of the s390x guest. It tries package
-// dcss against the kernel's dcssblk driver and reports on the console, see package
-// report.
+// dcss and the commands against the kernel's dcssblk driver and reports on the console,
+// see package report.
 package main
 
 import (
@@ -68,5 +68,6 @@ func run(r *report.Reporter) error {
 	g.views()
 	g.resaved()
 	g.helperKilled()
+	g.verbs()
 	return nil
 }

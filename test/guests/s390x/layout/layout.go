@@ -36,6 +36,7 @@ const (
 	Other    = "OTHER"   // SR: an erofs image in which something else was saved
 	Resaved  = "RESAVED" // SR: an erofs image; after the first load, something else
 	Compact  = "COMPACT" // SR: erofs as mkfs.erofs makes it, which is not all DAX
+	Spare    = "SPARE"   // SR: an erofs image of which the guest has the file as well
 )
 
 // Where the images are, and how large they may be.
@@ -51,7 +52,8 @@ const (
 	OtherStart   = 0x2e000000
 	ResavedStart = 0x2e400000
 	CompactStart = 0x2e800000
-	SmallSize    = 2 * megabyte // of each of these three
+	SpareStart   = 0x2ec00000
+	SmallSize    = 2 * megabyte // of each of these four
 )
 
 // What the file "content" of Other and Resaved has, and what was saved in its place.
@@ -65,6 +67,7 @@ func Images() map[string]uint64 {
 	return map[string]uint64{
 		"ext4.img": Ext4Start, "erofs.img": ErofsStart, "joined.img": JoinedStart,
 		"other.img": OtherStart, "resaved.img": ResavedStart, "compact.img": CompactStart,
+		"spare.img": SpareStart,
 	}
 }
 
@@ -104,6 +107,7 @@ func Segments() []cp.Segment {
 		cp.Single(Other, cp.SR, OtherStart, SmallSize),
 		cp.Single(Resaved, cp.SR, ResavedStart, SmallSize),
 		cp.Single(Compact, cp.SR, CompactStart, SmallSize),
+		cp.Single(Spare, cp.SR, SpareStart, SmallSize),
 	}
 }
 
@@ -131,6 +135,7 @@ func Components() []Component {
 		{"other", Other, "other", ""},
 		{"other-required", Other, "other", "require"},
 		{"resaved", Resaved, "resaved", ""},
+		{"spare", Spare, "spare", ""},
 	}
 }
 
