@@ -282,6 +282,22 @@ func (l *lookup) above(res *Resolution) error {
 	return err
 }
 
+// Above is Resolve for what lies above the levels of the component of the query's key: the
+// layers, topmost first, or why nothing can lie there. Which level it is does not matter, nor
+// whether there is one.
+func (r *Resolver) Above(ctx context.Context, q Query) ([]Layer, error) {
+	l := newLookup(q, r.Sources)
+	if err := l.gather(ctx); err != nil {
+		return nil, err
+	}
+	if err := l.moreLayers(ctx); err != nil {
+		return nil, err
+	}
+	res := &Resolution{Component: Component{Name: q.Key.Component}}
+	err := l.above(res)
+	return res.Above, err
+}
+
 // delivered finds the layers of the level itself, all of which are the vendor's.
 func (l *lookup) delivered(res *Resolution) error {
 	for _, name := range res.Level.Layers {

@@ -1,7 +1,6 @@
 package ldapmap
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -61,6 +60,10 @@ func TestCustomized(t *testing.T) {
 		r, err := resolve(t, c.q, s)
 		if err != nil || names(r.Above) != c.want || names(r.Layers) != "base" {
 			t.Errorf("%+v: %q above %q, %v; want %q", c.q, names(r.Above), names(r.Layers), err, c.want)
+		}
+		above, err := (&Resolver{Sources: []Source{s}}).Above(t.Context(), r.Query)
+		if err != nil || names(above) != c.want {
+			t.Errorf("%+v: %q above any level, %v; want %q", c.q, names(above), err, c.want)
 		}
 		for _, a := range r.Additions {
 			if a.Kind == "" || a.Reason != ReasonAdded && a.Reason != ReasonReached || a.Used != (a.Reason == ReasonAdded) || a.Kind == KindSite && a.Rank != RankSite {
@@ -136,10 +139,15 @@ func TestCustomizedRefused(t *testing.T) {
 		{[]string{host(adds(1, "none"))}, &missing, []string{`"none"`, hostDN}},
 		{[]string{host("levelfsCustomize: emacs=x:h")}, &invalid, []string{hostDN, "COMPONENT=NN:LAYER"}},
 	} {
-		r, err := (&Resolver{Sources: []Source{source("s", append(c.text, base...)...)}}).Resolve(context.Background(), Query{Key: Key{Component: "emacs"}, Host: "lnx01.example.org"})
+		resolver := &Resolver{Sources: []Source{source("s", append(c.text, base...)...)}}
+		query := Query{Key: Key{Component: "emacs"}, Host: "lnx01.example.org"}
+		r, err := resolver.Resolve(t.Context(), query)
 		if !errors.As(err, c.target) {
 			t.Errorf("%q: %v, want a %T", c.text, err, c.target)
 			continue
+		}
+		if above, again := resolver.Above(t.Context(), query); again == nil || again.Error() != err.Error() || above != nil {
+			t.Errorf("%q above any level, %v; want %v", names(above), again, err)
 		}
 		for _, name := range c.names {
 			if !strings.Contains(err.Error(), name) {

@@ -32,6 +32,18 @@ func (f *Fleet) Survey(ctx context.Context, progress func(callers int), see func
 	})
 }
 
+// Above are the names of the layers that lie above a caller's level of the component,
+// whichever that is, topmost first, or why nothing can lie there. For a user these are the
+// user's own and the site's: a host adds to them.
+func (f *Fleet) Above(ctx context.Context, c Caller, component string) ([]string, error) {
+	layers, err := f.resolver().Above(ctx, ldapmap.Query{Key: ldapmap.Key{Component: component}, Host: c.Host, User: c.User})
+	var names []string
+	for _, layer := range layers {
+		names = append(names, layer.Name)
+	}
+	return names, err
+}
+
 // named are the callers that only groups name, and users on the hosts that netgroups
 // name them with.
 func (f *Fleet) named() []Caller {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/levelfs/levelfs/internal/finding"
 	"github.com/levelfs/levelfs/internal/fleet"
@@ -73,19 +74,30 @@ func takes(e entry) []string {
 }
 
 // A stack is who has layers above a component by values that are the same but for the
-// entries that they are on: what is wrong with them is the same for all.
+// entries that they are on: what they make is the same for all.
 type stack struct {
 	crowd
 	component string
 	by        []ldapmap.Addition // of the first
+
+	once  sync.Once // for what follows
+	above []string
+	err   error
 }
 
-// seeStacks notes what is added above components for a caller.
-func (s *survey) seeStacks(c fleet.Surveyed) {
+// layers are those that lie there, topmost first, as the resolver says of one of the callers.
+func (st *stack) layers(ctx context.Context, f *fleet.Fleet, one fleet.Caller) ([]string, error) {
+	st.once.Do(func() { st.above, st.err = f.Above(ctx, one, st.component) })
+	return st.above, st.err
+}
+
+// seeStacks notes what is added above components for a caller, and returns it by component.
+func (s *survey) seeStacks(c fleet.Surveyed) map[string]*stack {
 	byComponent := make(map[string][]ldapmap.Addition)
 	for _, a := range c.Additions {
 		byComponent[a.Component()] = append(byComponent[a.Component()], a)
 	}
+	stacks := make(map[string]*stack, len(byComponent))
 	for component, additions := range byComponent {
 		var written []string
 		for _, a := range additions {
@@ -94,29 +106,33 @@ func (s *survey) seeStacks(c fleet.Surveyed) {
 		slices.Sort(written)
 		key := component + " " + strings.Join(written, " ")
 		s.mu.Lock()
-		if s.stacks[key] == nil {
-			s.stacks[key] = &stack{component: component}
+		st := s.stacks[key]
+		if st == nil {
+			st = &stack{component: component}
+			s.stacks[key] = st
 		}
-		if s.stacks[key].add(c) {
-			s.stacks[key].by = additions
+		if st.add(c) {
+			st.by = additions
 		}
 		s.mu.Unlock()
+		stacks[component] = st
 	}
+	return stacks
 }
 
 // badStacks asks for the layers that the first caller of each kind has, and reports those
 // that cannot be stacked where no entry alone shows it.
 func (s *survey) badStacks(ctx context.Context) {
 	for _, st := range s.stacks {
-		answer, _ := s.fleet.Ask(ctx, st.first.Caller, st.component)
+		_, err := s.fleet.Above(ctx, st.first.Caller, st.component)
 		var order *ldapmap.OrderError
 		var kind *ldapmap.KindError
 		switch {
-		case errors.As(answer.Err, &order) && (order.A.DN != order.B.DN || !slices.Equal(order.A.Via, order.B.Via)):
+		case errors.As(err, &order) && (order.A.DN != order.B.DN || !slices.Equal(order.A.Via, order.B.Via)):
 			about := s.stating(order.A)
 			s.add(finding.SameOrder, about, fmt.Sprintf("%s no layers above %q: %v", st.verb("gets", "get"), st.component, order),
 				fmt.Sprintf("give one of them another number, such as %q", "levelfsCustomize: "+ldapmap.Customization{Component: st.component, Order: order.A.Order, Layer: order.A.Layer}.String()))
-		case errors.As(answer.Err, &kind):
+		case errors.As(err, &kind):
 			i := slices.IndexFunc(st.by, func(a ldapmap.Addition) bool { return a.Layer == kind.Layer && len(a.Via) > 0 })
 			if i < 0 || kind.Kind == ldapmap.KindVendor {
 				continue

@@ -226,6 +226,23 @@ func entryText(dn string, lines ...string) string {
 	return "\n" + strings.Join(append([]string{dn, strings.Replace(rdn, "=", ": ", 1)}, lines...), "\n") + "\n"
 }
 
+// inSegment is the edit that puts a layer of the kind, one that is a directory, into a segment.
+func inSegment(kind, layer, pages string) []string {
+	segment := "SEG" + strings.ToUpper(layer)
+	before := "cn: " + layer + "\nlevelfsKind: " + kind + "\n"
+	return []string{before + "levelfsFSType: dir\nlevelfsImage: " + layer + "\n", before + inPages(segment, pages)}
+}
+
+// userLayer is the layer "w" of kind user in a segment.
+func userLayer(pages string) string {
+	return entryText("dn: cn=w,dc=x", "objectClass: levelfsLayer", "levelfsKind: user", inPages("SEGW", pages))
+}
+
+// inPages are the values of a layer in a segment.
+func inPages(segment, pages string) string {
+	return fmt.Sprintf("levelfsFSType: erofs\nlevelfsDigest: sha256:%064x\nlevelfsSegment: %s\nlevelfsRange: %[2]s:%s\n", segment, segment, pages)
+}
+
 // A fault is a healthy inventory with a change, and what is found then.
 type fault struct {
 	name string
@@ -321,6 +338,27 @@ func faults() []fault {
 			[]string{"LV151 cn=c,dc=x"}, "host:h1"},
 		{"overlap apart", []string{"levelfsRange: segc:20200-203ff", "levelfsRange: segc:20000-201ff", "levelfsAssignment: emacs=1\nlevelfsProfileRef: outer\n", "levelfsAssignment: emacs=2\n"}, "", "",
 			[]string{"LV152 cn=c,dc=x"}, "overlap"},
+		{"overlap that is refused", []string{"levelfsRange: segc:20200-203ff", "levelfsRange: segc:20000-201ff", "levelfsAssignment: emacs=1\nlevelfsProfileRef", "levelfsAssignment: emacs=1\nlevelfsAssignment: emacs=2\nlevelfsProfileRef"}, "", "",
+			[]string{"LV120 " + h1, "LV152 cn=c,dc=x"}, "host:h1 does not get it"},
+		{"overlap of a group's layer", inSegment("group", "t", "20200-203FF"), "", "", []string{"LV151 cn=t,dc=x"},
+			`segments "SEGC" (20200-203FF) of layer "c" and "SEGT" (20200-203FF) of layer "t" overlap, and host:h1 loads both`},
+		{"overlap of the site's layer", inSegment("site", "s", "20200-203FF"), "", "", []string{"LV151 cn=s,dc=x"}, "and host:h1 loads both"},
+		{"overlap of a profile's layer", inSegment("host", "u", "20000-201FF"), "", "", []string{"LV151 cn=u,dc=x"}, "and host:h1 loads both"},
+		{"overlap of two layers above levels", slices.Concat(inSegment("site", "s", "20400-205FF"), inSegment("group", "t", "20400-205FF")), "", "",
+			[]string{"LV151 cn=t,dc=x"}, "and host:h1 loads both"},
+		{"overlap with a layer of others", slices.Concat(inSegment("group", "t", "20400-205FF"), []string{"levelfsImage: b.erofs", "levelfsSegment: SEGB\nlevelfsRange: SEGB:20400-205FF"}), "", "",
+			[]string{"LV152 cn=t,dc=x"}, "overlap"},
+		{"overlap of a layer that is refused", append(inSegment("group", "t", "20200-203FF"), "emacs=10:t\n", "emacs=10:t\nlevelfsCustomize: emacs=10:t2\n"),
+			entryText("dn: cn=t2,dc=x", "objectClass: levelfsLayer", "levelfsKind: group", "levelfsFSType: dir", "levelfsImage: t2"), "",
+			[]string{"LV176 " + g, "LV152 cn=t,dc=x"}, "the same number 10"},
+		{"overlap below a layer that is refused", []string{"levelfsRange: segc:20200-203ff", "levelfsRange: segc:20000-201ff", "emacs=10:t\n", "emacs=10:u\n"}, "", "",
+			[]string{"LV174 " + g, "LV152 cn=c,dc=x", "LV177 cn=t,dc=x"}, "kind host"},
+		{"overlap of a user's layer", []string{"cn: Ann\n", "cn: Ann\nlevelfsCustomize: emacs=1:w\n", "levelfsImage: b.erofs", "levelfsSegment: SEGB\nlevelfsRange: SEGB:20400-205FF"}, userLayer("20400-205FF"), "",
+			[]string{"LV151 cn=w,dc=x"}, "and user:ann loads both"},
+		{"overlap of a user's layer above a host's level", []string{"cn: Ann\n", "cn: Ann\nlevelfsCustomize: vi=1:w\n"}, userLayer("20200-203FF"), "",
+			[]string{"LV151 cn=w,dc=x"}, "and user:ann loads both"},
+		{"overlap of a user's layer above what no host runs", []string{"cn: Ann\n", "cn: Ann\nlevelfsCustomize: vi=1:w\n", "levelfsMandatory: vi=1\n", ""}, userLayer("20200-203FF"), "",
+			[]string{"LV152 cn=w,dc=x"}, "overlap"},
 		{"range of nothing", []string{"levelfsRange: segc:20200-203ff", "levelfsRange: segc:20200-203ff\nlevelfsRange: SEGD:1-2"}, "", "",
 			[]string{"LV153 cn=c,dc=x"}, "SEGD"},
 		{"too small", []string{"levelfsSize: 2097152\nlevelfsSegment: SEGC", "levelfsSize: 2097153\nlevelfsSegment: SEGC"}, "", "",

@@ -24,7 +24,7 @@ func (l *linter) rules(ctx context.Context, progress func(int)) error {
 	s.statements()
 	see := func(c fleet.Surveyed) {
 		s.see(c)
-		s.seeStacks(c)
+		s.seeOverlaps(ctx, c, s.seeStacks(c))
 	}
 	if err := l.fleet.Survey(ctx, progress, see); err != nil {
 		return err
@@ -156,7 +156,6 @@ func decides(c fleet.Caller, v ldapmap.Verdict) bool {
 
 // see notes what is decided for a caller.
 func (s *survey) see(c fleet.Surveyed) {
-	s.overlaps.see(c)
 	// Looked up before the lock is taken, which all callers wait for.
 	rules := make([][]int, len(c.Verdicts))
 	for i, v := range c.Verdicts {
