@@ -32,6 +32,9 @@ func TestAbove(t *testing.T) {
 	if want := []string{layers[0].Content(), layers[1].Content(), layers[2].Content()}; !slices.Equal(v.Above(), want) {
 		t.Errorf("%q, want %q", v.Above(), want)
 	}
+	if want := []string{layers[0].Name, layers[1].Name, layers[2].Name}; !slices.Equal(v.AboveNames(), want) {
+		t.Errorf("%q, want %q", v.AboveNames(), want)
+	}
 	if !InSharedMemory(v.Layers[0]) || !IsOf(v.Layers[0], Device{Kind: Segment, Name: "A$"}) || InSharedMemory(v.Layers[2]) {
 		t.Errorf("%q", v.Layers)
 	}

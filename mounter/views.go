@@ -138,6 +138,15 @@ func (v View) Above() []string {
 	return above
 }
 
+// AboveNames are the names of the layers above those of the level, topmost first.
+func (v View) AboveNames() []string {
+	names := v.Above()
+	for i, content := range names {
+		names[i], _, _ = strings.Cut(content, "@")
+	}
+	return names
+}
+
 // KindOf is the kind of a layer that is added above the level, by the layer's mount as a
 // [View] names it; "" for one of the level.
 func KindOf(mount string) string {

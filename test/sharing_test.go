@@ -18,7 +18,8 @@ func TestSharing(t *testing.T) {
 	r := newRig(t)
 	r.configureCheck("")
 	common := r.Store.Erofs("common", testenv.Files{"share/text": strings.Repeat("shared by all\n", 10000)})
-	inv := testenv.Inventory{Layers: []testenv.Layer{common}}
+	site := r.Store.Erofs("site", testenv.Files{"share/site": strings.Repeat("the site's\n", 10000)}).As("site")
+	inv := testenv.Inventory{Layers: []testenv.Layer{common, site}}
 	host := testenv.Caller{Name: "lnx01"}
 	var own int64
 	for _, name := range []string{"ed", "emacs", "vi"} {
@@ -31,6 +32,8 @@ func TestSharing(t *testing.T) {
 		host.Assign = append(host.Assign, name+"=1")
 	}
 	inv.Hosts = []testenv.Caller{host}
+	inv.Components[0].Customize = []string{"ed=50:site"}
+	inv.Components[1].Customize = []string{"emacs=10:site"}
 	r.WriteLDIF("all.ldif", inv.LDIF())
 	defer r.wantNoLoops() // when the views are unmounted
 	for _, name := range []string{"ed", "emacs", "vi"} {
@@ -42,7 +45,7 @@ func TestSharing(t *testing.T) {
 	if err := os.Link(r.PrivateDir("emacs")+"/upper/mine", r.PrivateDir("emacs")+"/upper/mine2"); err != nil {
 		t.Fatal(err)
 	}
-	want := sharing.Share{LayerBytes: own + 3*common.Size, SharedBytes: 2 * common.Size}
+	want := sharing.Share{LayerBytes: own + 3*common.Size + 2*site.Size, SharedBytes: 2*common.Size + site.Size}
 
 	report, got := r.check()
 	if got.Exit != 0 || report.Total != want || len(report.Shares) != 3 {

@@ -131,15 +131,13 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 	return writeStatus(cmd.OutOrStdout(), statuses)
 }
 
-// addShares adds what each view takes of the disk. Of one whose level is not in the cache
-// the layers count as nothing.
+// addShares adds what each view takes of the disk, as far as the definitions of its layers are
+// in the cache.
 func addShares(c *config.Config, views []mounter.View, statuses []viewStatus) {
 	layers := make([][]sharing.Layer, len(views))
 	active := make([]bool, len(views))
 	for i, v := range views {
-		if level, _, err := (cache.Cache{Dir: c.CacheDir()}).Level(v.Name); err == nil {
-			layers[i] = sharing.Layers(v, level)
-		}
+		layers[i] = sharing.Layers(v, (cache.Cache{Dir: c.CacheDir()}).Layers(v.Name, v.AboveNames()))
 		active[i] = statuses[i].XIP == string(mounter.Active)
 	}
 	for i, share := range sharing.Shares(layers, active) {
@@ -284,7 +282,11 @@ func writeStatus(out io.Writer, statuses []viewStatus) error {
 		shares = append(shares, s.Share)
 	}
 	total := sharing.Sum(shares)
-	_, err := fmt.Fprintf(out, "layers: %s in all views, %s on the disk, %s saved by sharing; %s executed in place\n",
-		byteCount(total.LayerBytes), byteCount(total.LayerBytes-total.SharedBytes), byteCount(total.SharedBytes), byteCount(total.InPlaceBytes))
+	unsized := ""
+	if total.UnsizedLayers > 0 {
+		unsized = fmt.Sprintf("; without %d of unknown size", total.UnsizedLayers)
+	}
+	_, err := fmt.Fprintf(out, "layers: %s in all views, %s on the disk, %s saved by sharing; %s executed in place%s\n",
+		byteCount(total.LayerBytes), byteCount(total.LayerBytes-total.SharedBytes), byteCount(total.SharedBytes), byteCount(total.InPlaceBytes), unsized)
 	return err
 }

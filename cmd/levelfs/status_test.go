@@ -38,14 +38,14 @@ func TestWriteStatus(t *testing.T) {
 	err := writeStatus(&out, []viewStatus{
 		{Target: "/sw/emacs", Mounted: "emacs@29.4-1", Wanted: "emacs@29.4-1", Private: "/p", PrivateBytes: 1536, Since: since, XIP: "active", Layers: []string{"a@1", "b@2"},
 			Share: sharing.Share{LayerBytes: 3 << 20, InPlaceBytes: 1 << 20}},
-		{Target: "/sw/vi", Mounted: "vi@1", Wanted: "vi@2", Differs: true, Private: "/q", PrivateBytes: -1, Share: sharing.Share{LayerBytes: 2 << 20, SharedBytes: 2 << 20}},
-		{Target: "/sw/jdk@21", Mounted: "jdk@21"},
+		{Target: "/sw/vi", Mounted: "vi@1", Wanted: "vi@2", Differs: true, Private: "/q", PrivateBytes: -1, Share: sharing.Share{LayerBytes: 2 << 20, SharedBytes: 2 << 20, UnsizedLayers: 1}},
+		{Target: "/sw/jdk@21", Mounted: "jdk@21", Share: sharing.Share{UnsizedLayers: 2}},
 	})
 	const want = `VIEW        MOUNTED       WANTED  PRIVATE  SINCE                XIP     SIZE     LAYERS
 /sw/emacs   emacs@29.4-1  =       1.5 KiB  2026-01-02 03:04:05  active  3.0 MiB  a@1 b@2
 /sw/vi      vi@1          vi@2    ?        ?                    -       2.0 MiB  
 /sw/jdk@21  jdk@21        ?       -        ?                    -       0 B      
-layers: 5.0 MiB in all views, 3.0 MiB on the disk, 2.0 MiB saved by sharing; 1.0 MiB executed in place
+layers: 5.0 MiB in all views, 3.0 MiB on the disk, 2.0 MiB saved by sharing; 1.0 MiB executed in place; without 3 of unknown size
 `
 	if err != nil || out.String() != want {
 		t.Errorf("error %v, got\n%swant\n%s", err, out.String(), want)

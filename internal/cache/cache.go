@@ -125,6 +125,20 @@ func (c Cache) Above(names []string) (layers []ldapmap.Layer, oldest time.Time, 
 	return layers, oldest, nil
 }
 
+// Layers returns the definitions of a view's layers: those of the level, and those above it,
+// whose names are given. One that is not here is left out.
+func (c Cache) Layers(level string, above []string) (layers []ldapmap.Layer) {
+	if r, _, err := c.Level(level); err == nil {
+		layers = r.Layers
+	}
+	for _, name := range above {
+		if found, _, err := c.Above([]string{name}); err == nil {
+			layers = append(layers, found...)
+		}
+	}
+	return layers
+}
+
 // A definition is the file of a level, in TOML: the helper reads its configuration
 // in it anyway, and two formats would cost it more time at every start.
 type definition struct {

@@ -253,6 +253,12 @@ func TestAbove(t *testing.T) {
 			}
 		}
 	}
+	if got := c.Layers("emacs@1", []string{"host", "none"}); len(got) != len(r.Layers)+1 || got[len(got)-1].Name != "host" {
+		t.Errorf("%+v", got)
+	}
+	if got := c.Layers("emacs@none", nil); got != nil {
+		t.Errorf("%+v", got)
+	}
 	// The level is the same for who has none above it.
 	if level, _, err := c.Level("emacs@1"); err != nil || len(level.Above) != 0 || len(level.Layers) == 0 {
 		t.Errorf("%+v, %v", level, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/moby/sys/mountinfo"
 
+	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -101,7 +102,8 @@ func (g *gatherer) mounts() error {
 		if view.Pinned(v) {
 			_, who.Level, _ = strings.Cut(v.Name, "@")
 		}
-		g.Views = append(g.Views, View{View: v, Asker: who, Since: v.Since(g.Config.RunDir())})
+		g.Views = append(g.Views, View{View: v, Asker: who, Since: v.Since(g.Config.RunDir()),
+			Definitions: (cache.Cache{Dir: g.Config.CacheDir()}).Layers(v.Name, v.AboveNames())})
 	}
 	g.Defaults, err = overlayDefaults("/sys/module/overlay/parameters")
 	return err

@@ -49,15 +49,12 @@ type ViewShare struct {
 	sharing.Share
 }
 
-// shares are those of the views; of one whose definition is not in the cache the layers
-// count as nothing.
+// shares are those of the views, as far as the definitions of their layers are known.
 func (s *State) shares() []ViewShare {
 	layers := make([][]sharing.Layer, len(s.Views))
 	inPlace := make([]bool, len(s.Views))
 	for i, v := range s.Views {
-		if level := s.Levels[v.Name]; level != nil {
-			layers[i] = sharing.Layers(v.View, level)
-		}
+		layers[i] = sharing.Layers(v.View, v.Definitions)
 		inPlace[i] = v.Proof != nil && v.Proof.State() == mounter.Active
 	}
 	all := make([]ViewShare, len(s.Views))
@@ -170,6 +167,7 @@ func (r *Report) Prometheus() []byte {
 	one("views_layer_bytes", "Size of the layers of all mounted views, each counted as often as views have it.", r.Total.LayerBytes)
 	one("views_saved_bytes", "Of it, what is on the disk once although several views have it.", r.Total.SharedBytes)
 	one("views_in_place_bytes", "Size of the layers that are executed in place from shared memory, each counted once.", r.Total.InPlaceBytes)
+	one("views_unsized_layers", "Layers of mounted views that are not counted, as their size is not known.", r.Total.UnsizedLayers)
 	perView := func(name, help string, value func(ViewShare) int64) {
 		begun := false
 		for _, s := range r.Shares {

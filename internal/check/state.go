@@ -49,6 +49,8 @@ type View struct {
 	Readable bool           // its root directory could be read
 	Holders  []int          // processes that use it, if another level is wanted
 	Proof    *mounter.Proof // of layers in shared memory; nil: it has none, or it is not known
+	// Definitions are those of its layers, also above the level, that are in the cache.
+	Definitions []ldapmap.Layer
 }
 
 // An Asker is whose level of which component is wanted. Level is set where a level was

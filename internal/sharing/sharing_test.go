@@ -12,17 +12,20 @@ import (
 func TestShares(t *testing.T) {
 	t.Parallel()
 	digest := func(c string) string { return "sha256:" + c + "123456789ab" }
-	level := &ldapmap.Resolution{Layers: []ldapmap.Layer{
+	definitions := []ldapmap.Layer{
 		{Name: "base", Digest: digest("a"), Size: 1000}, {Name: "bin", Digest: digest("b"), Size: 30}, {Name: "plain", FSType: "dir"},
-	}}
-	view := func(layers ...string) []Layer { return Layers(mounter.View{Layers: layers}, level) }
+		{Name: "site", Digest: digest("d"), Size: 7, Kind: ldapmap.KindSite}, {Name: "unsized", Digest: digest("e")},
+	}
+	view := func(layers ...string) []Layer { return Layers(mounter.View{Layers: layers}, definitions) }
 	const base, bin = "base@a123456789ab", "bin@b123456789ab"
 	got := Shares([][]Layer{
-		view(bin, base+"+segment.BASE"), view(base+"+segment.BASE", "plain@dir"), view(base, base), view("other@c123456789ab", "bin@ffff", "empty"), nil,
+		view(bin, base+"+segment.BASE"), view(base+"+segment.BASE", "plain@dir"), view(base, base), view("other@c123456789ab", "bin@ffff", "unsized@e123456789ab", "empty@dir"), nil,
 		view(bin+"+pmem.pmem0", base+"+segment.BASE"),
-	}, []bool{true, true, false, true, true, false})
-	want := []Share{{1030, 0, 1000}, {1000, 1000, 0}, {2000, 2000, 0}, {0, 0, 0}, {}, {1030, 1030, 0}}
-	if total := Sum(got); total != (Share{5060, 4030, 1000}) {
+		// Above a level, below one of another view, and in another place.
+		view("site@d123456789ab~site", bin), view("own@dir~host", "site@d123456789ab~site+segment.SITE", "other@c123456789ab~group"),
+	}, []bool{true, true, false, true, true, false, true, true})
+	want := []Share{{1030, 0, 1000, 0}, {1000, 1000, 0, 0}, {2000, 2000, 0, 0}, {0, 0, 0, 3}, {}, {1030, 1030, 0, 0}, {37, 30, 0, 0}, {7, 7, 7, 1}}
+	if total := Sum(got); total != (Share{5104, 4067, 1007, 4}) {
 		t.Errorf("total %+v", total)
 	}
 	if !slices.Equal(got, want) {
