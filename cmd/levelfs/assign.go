@@ -13,11 +13,8 @@ const sourceHelp = `With more than one source, the change is made in the only on
 --local means the first source, --central the last.`
 
 func newAssign(do doer) *cobra.Command {
-	var o changeOptions
-	var where edit.Where
-	var mandatory bool
-	var profile string
-	cmd := &cobra.Command{
+	var in string
+	cmd := callerLevels(do, &cobra.Command{
 		Use:   "assign CALLER COMPONENT=LEVEL... | CALLER --profile NAME",
 		Short: "Give a caller a level of a component, or a profile",
 		Long: `Give a caller a level of a component instead of the one that its entry assigns now,
@@ -32,44 +29,27 @@ has no entry there gets one: in LDIF files by itself, elsewhere with --in.` + ch
   levelfs assign default emacs=30.1-1
   levelfs assign host:lnx01 emacs=29.4-1 --local
   levelfs assign host:lnx02 --profile base`,
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeAssign,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			caller, err := edit.ParseCaller(args[0])
-			if err != nil {
-				return &usageError{err.Error()}
-			}
-			switch {
-			case (profile == "") == (len(args) == 1):
-				return &usageError{"levelfs assign takes COMPONENT=LEVEL or --profile NAME"}
-			case caller.Kind == edit.Default && (mandatory || profile != "" || len(args) > 2):
-				return &usageError{"a default is one level of one component, and not mandatory"}
-			case profile != "" && mandatory:
-				return &usageError{"--mandatory is about levels: a profile's own can be mandatory"}
-			case profile != "":
-				return do(cmd, edit.Include{Caller: caller, Profile: profile, Where: where}, o)
-			}
-			levels, err := parseLevels(args[1:])
-			if err != nil {
-				return err
-			}
-			return do(cmd, edit.Assign{Caller: caller, Levels: levels, Mandatory: mandatory, Where: where}, o)
-		},
-	}
-	cmd.Flags().BoolVar(&mandatory, "mandatory", false, "before all that is not mandatory, whoever says it")
-	cmd.Flags().StringVar(&profile, "profile", "", "a profile that the caller is to run")
-	cmd.Flags().StringVar(&where.In, "in", "", "the DN below which to make the entry of a host that has none")
-	whereFlags(cmd, &where)
-	o.flags(cmd)
+	}, "before all that is not mandatory, whoever says it", "a profile that the caller is to run", func(c callerChange) (edit.Intention, error) {
+		c.where.In = in
+		switch {
+		case (c.profile == "") == (len(c.args) == 0):
+			return nil, &usageError{"levelfs assign takes COMPONENT=LEVEL or --profile NAME"}
+		case c.caller.Kind == edit.Default && (c.mandatory || c.profile != "" || len(c.args) > 1):
+			return nil, &usageError{"a default is one level of one component, and not mandatory"}
+		case c.profile != "" && c.mandatory:
+			return nil, &usageError{"--mandatory is about levels: a profile's own can be mandatory"}
+		case c.profile != "":
+			return edit.Include{Caller: c.caller, Profile: c.profile, Where: c.where}, nil
+		}
+		levels, err := parseLevels(c.args)
+		return edit.Assign{Caller: c.caller, Levels: levels, Mandatory: c.mandatory, Where: c.where}, err
+	})
+	cmd.Flags().StringVar(&in, "in", "", "the DN below which to make the entry of a host that has none")
 	return cmd
 }
 
 func newUnassign(do doer) *cobra.Command {
-	var o changeOptions
-	var where edit.Where
-	var mandatory bool
-	var profile string
-	cmd := &cobra.Command{
+	return callerLevels(do, &cobra.Command{
 		Use:   "unassign CALLER COMPONENT... | CALLER --profile NAME",
 		Short: "Take a caller's own level of a component away, or a profile",
 		Long: `Take away what a caller's entry assigns of a component, or with --profile, a profile.
@@ -81,33 +61,52 @@ The caller then runs what the next rule says; "levelfs plan" shows which.
 		Example: `  levelfs unassign host:lnx01 emacs --dry-run
   levelfs unassign host:lnx01 emacs --local
   levelfs unassign group:testguests --profile new`,
-		Args:              cobra.MinimumNArgs(1),
-		ValidArgsFunction: completeAssign,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			caller, err := edit.ParseCaller(args[0])
-			if err != nil {
-				return &usageError{err.Error()}
-			}
-			switch {
-			case (profile == "") == (len(args) == 1):
-				return &usageError{"levelfs unassign takes COMPONENT or --profile NAME"}
-			case caller.Kind == edit.Default && (mandatory || profile != ""):
-				return &usageError{"a default is a level, and not mandatory"}
-			case profile != "" && mandatory:
-				return &usageError{"--mandatory is about levels"}
-			case profile != "":
-				return do(cmd, edit.Exclude{Caller: caller, Profile: profile, Where: where}, o)
-			}
-			components, err := parseComponents(args[1:])
-			if err != nil {
-				return err
-			}
-			return do(cmd, edit.Unassign{Caller: caller, Components: components, Mandatory: mandatory, Where: where}, o)
-		},
+	}, "the mandatory level instead of the other one", "a profile that the caller is not to run any more", func(c callerChange) (edit.Intention, error) {
+		switch {
+		case (c.profile == "") == (len(c.args) == 0):
+			return nil, &usageError{"levelfs unassign takes COMPONENT or --profile NAME"}
+		case c.caller.Kind == edit.Default && (c.mandatory || c.profile != ""):
+			return nil, &usageError{"a default is a level, and not mandatory"}
+		case c.profile != "" && c.mandatory:
+			return nil, &usageError{"--mandatory is about levels"}
+		case c.profile != "":
+			return edit.Exclude{Caller: c.caller, Profile: c.profile, Where: c.where}, nil
+		}
+		components, err := parseComponents(c.args)
+		return edit.Unassign{Caller: c.caller, Components: components, Mandatory: c.mandatory, Where: c.where}, err
+	})
+}
+
+// A callerChange is what the command line of assign or unassign says.
+type callerChange struct {
+	caller    edit.Caller
+	args      []string // behind the caller
+	profile   string
+	mandatory bool
+	where     edit.Where
+}
+
+// callerLevels completes a verb about what a caller's own entry says: mandatory and profile
+// are what the flags of these names mean to it, and intention reads the command line.
+func callerLevels(do doer, cmd *cobra.Command, mandatory, profile string, intention func(callerChange) (edit.Intention, error)) *cobra.Command {
+	var o changeOptions
+	var c callerChange
+	cmd.Args, cmd.ValidArgsFunction = cobra.MinimumNArgs(1), completeAssign
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		caller, err := edit.ParseCaller(args[0])
+		if err != nil {
+			return &usageError{err.Error()}
+		}
+		c.caller, c.args = caller, args[1:]
+		wanted, err := intention(c)
+		if err != nil {
+			return err
+		}
+		return do(cmd, wanted, o)
 	}
-	cmd.Flags().BoolVar(&mandatory, "mandatory", false, "the mandatory level instead of the other one")
-	cmd.Flags().StringVar(&profile, "profile", "", "a profile that the caller is not to run any more")
-	whereFlags(cmd, &where)
+	cmd.Flags().BoolVar(&c.mandatory, "mandatory", false, mandatory)
+	cmd.Flags().StringVar(&c.profile, "profile", "", profile)
+	whereFlags(cmd, &c.where)
 	o.flags(cmd)
 	return cmd
 }
