@@ -11,8 +11,8 @@ import (
 )
 
 // holders finds the processes that keep views from being unmounted which show another
-// level than is wanted, or other layers above it: those that run a program of it, have a file open, or are in a
-// directory. Processes in other mount namespaces have mounts of their own.
+// level than is wanted, or other layers above it: those that run a program of it, have a file
+// open, or are in a directory. Processes in other mount namespaces have mounts of their own.
 func (g *gatherer) holders(ctx context.Context) {
 	mounts := make(map[uint64]string) // ID -> target
 	for i := range g.Views {
@@ -41,8 +41,8 @@ func (g *gatherer) holders(ctx context.Context) {
 }
 
 // HoldersOf are the processes that use the mounts, by target; mounts has their targets by
-// their numbers in mountinfo. The mount is asked for and
-// not the device, since overlayfs gives files the device numbers of their layers.
+// their numbers in mountinfo. The mount is asked for and not the device, since overlayfs gives
+// files the device numbers of their layers.
 func HoldersOf(ctx context.Context, proc string, mounts map[uint64]string) (map[string][]int, error) {
 	processes, err := os.ReadDir(proc)
 	if err != nil {
