@@ -129,7 +129,9 @@ func (x *execution) holdOld() error {
 	if x.namespace, err = mountNamespaceID(); err != nil {
 		return err
 	}
-	if x.old, err = openMount(p.Target, old.device()); err != nil {
+	if x.old, err = openMount(p.Target, old.device()); errors.Is(err, errOtherMount) {
+		return &GoneError{View: old.Name, Target: p.Target} // since the mounts were read
+	} else if err != nil {
 		return err
 	}
 	x.finally(func() error { return x.old.Close() })
@@ -172,8 +174,10 @@ func (e *GoneError) Error() string {
 	return fmt.Sprintf("view %s is not mounted at %q any more", e.View, e.Target)
 }
 
-// openMount opens the root of what is mounted at the path, if it is the device. Nothing
-// is mounted by automount for it.
+var errOtherMount = errors.New("something else is mounted")
+
+// openMount opens the root of what is mounted at the path, if it is the device; if not the
+// error is errOtherMount. Nothing is mounted by automount for it.
 func openMount(path string, device uint64) (*os.File, error) {
 	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
@@ -183,7 +187,7 @@ func openMount(path string, device uint64) (*os.File, error) {
 	var st unix.Stat_t
 	err = unix.Fstat(fd, &st)
 	if err == nil && st.Dev != device {
-		err = fmt.Errorf("something else is mounted at %q", path)
+		err = fmt.Errorf("%w at %q", errOtherMount, path)
 	}
 	if err != nil {
 		f.Close()

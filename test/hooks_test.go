@@ -168,9 +168,16 @@ func TestHooksAutomount(t *testing.T) {
 	r.write(r.hookLog(), "")
 	r.hook("umount", "sees", sees)
 	r.Configure("")
-	wantFile(t, sw+"/emacs/which", "1")
 	r.target = sw + "/emacs"
+	open, err := os.Open(r.target + "/which") // so that it is in use: automount may still be expiring
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
 	r.levelfs("switch", "emacs", "--to", "2")
+	if err := open.Close(); err != nil {
+		t.Fatal(err)
+	}
 	a.Expire(sw)
 	r.wantHooks("mount pre - sees []", "mount post done sees [1]", "umount pre - sees [2]", "umount post done sees []")
 	wantNothingLeft(t, sw, r.Store)
