@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -440,6 +441,54 @@ func TestHooksSwitchKill(t *testing.T) {
 	}
 	r.levelfs("switch", "emacs", "--to", other())
 	r.wantLevel(other())
+	r.umount(r.target)
+}
+
+// TestHooksSwitchLeft: nobody reads any more what is said, or the terminal is gone. A hook
+// before the change has run, and so the one after it does: it may have to start a service.
+func TestHooksSwitchLeft(t *testing.T) {
+	r := newSwitchRig(t, "persistent")
+	r.mount()
+	r.keep()
+	r.hook("switch", "talks", "echo hello; echo $1 >>"+r.hookLog())
+	from, to, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := from.Close(); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(r.Levelfs, "switch", "emacs", "--to", "2")
+	cmd.Env, cmd.Stderr = r.Env(), to
+	if err := errors.Join(cmd.Run(), to.Close()); err != nil {
+		t.Errorf("with nobody at the other end of standard error: %v", err)
+	}
+	r.wantHooks("pre", "post")
+	r.wantLevel("2")
+
+	fifo := r.fifo()
+	r.hook("switch", "talks", `echo $1 $LEVELFS_RESULT >>`+r.hookLog()+`; [ $1 = post ] || read x <`+fifo)
+	for _, c := range []struct{ trap, result string }{{"", "failed"}, {`trap "" HUP; `, "done"}} {
+		cmd := exec.Command("sh", "-c", c.trap+`exec "$@"`, "sh", r.Levelfs, "switch", "emacs", "--to", "1")
+		cmd.Env = r.Env()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		r.wantHooks("pre")
+		if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		if c.result == "done" {
+			r.write(fifo, "go on\n")
+		}
+		err := cmd.Wait()
+		if want := map[string]int{"failed": 1, "done": 0}[c.result]; cmd.ProcessState.ExitCode() != want {
+			t.Errorf("trap %q: %v, want exit status %d", c.trap, err, want)
+		}
+		r.wantHooks("post " + c.result)
+		r.wantLevel(map[string]string{"failed": "2", "done": "1"}[c.result])
+	}
+	r.wantWritable()
 	r.umount(r.target)
 }
 

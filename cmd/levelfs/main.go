@@ -17,6 +17,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/dcss"
@@ -46,7 +47,7 @@ func main() {
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
 	defer stop()
 	log := logrus.New()
 	log.SetOutput(stderr)
@@ -67,6 +68,9 @@ EXIT STATUS
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			if err := cmd.ValidateFlagGroups(); err != nil {
+				return err
+			}
+			if err := nothingEmpty(cmd); err != nil {
 				return err
 			}
 			understood = true
@@ -122,6 +126,16 @@ EXIT STATUS
 	return failed
 }
 
+// endings are the signals that ask for an end, after which is undone what was begun: also
+// that of a terminal or a connection that is gone, but for who is to outlive it (nohup(1)).
+func endings() []os.Signal {
+	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+	if !signal.Ignored(unix.SIGHUP) {
+		signals = append(signals, unix.SIGHUP)
+	}
+	return signals
+}
+
 // A checkError is the exit status of a verb that checks, or runs a command. What a check
 // has found is on standard output by then, and there is nothing to be said about it on
 // standard error.
@@ -143,6 +157,17 @@ func (e *checkError) Unwrap() error { return e.err }
 type usageError struct{ text string }
 
 func (e *usageError) Error() string { return e.text }
+
+// nothingEmpty refuses options with nothing as their value: --user "$WHO" with a variable
+// that is not set would be about the host, and --to "$LEVEL" about the level that is assigned.
+func nothingEmpty(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if f.Value.Type() == "string" && f.Value.String() == "" {
+			err = errors.Join(err, fmt.Errorf("--%s: the value is empty", f.Name))
+		}
+	})
+	return err
+}
 
 // needsVerb is what a verb of verbs does when none is given.
 func needsVerb(cmd *cobra.Command, _ []string) error {

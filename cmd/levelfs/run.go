@@ -13,7 +13,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/edit"
@@ -226,7 +225,7 @@ func enter(ctx context.Context, user bool, args []string) error {
 // leaveSignals gives the signals that main waits for back to whoever is executed next, those
 // that are to be ignored among them. It is an error if one has come already.
 func leaveSignals(ctx context.Context) error {
-	signal.Reset(unix.SIGINT, unix.SIGTERM)
+	signal.Reset(endings()...)
 	return ctx.Err()
 }
 

@@ -7,12 +7,14 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
@@ -125,6 +127,7 @@ type switcher struct {
 	stderr  io.Writer
 	log     *logrus.Logger
 	views   []mounter.View
+	pipe    chan os.Signal // see deafen
 }
 
 // newSwitcher opens the inventory, looks what is mounted, and ends switches that were
@@ -149,6 +152,7 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 		s.Close()
 		return nil, fmt.Errorf("change a view: %w", fs.ErrPermission)
 	}
+	sw.deafen()
 	var concerned []mounter.View
 	for _, v := range views {
 		if component == "" || componentOf(v) == component {
@@ -160,10 +164,26 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 		sw.views, err = mounter.Views()
 	}
 	if err != nil {
-		s.Close()
+		sw.Close()
 		return nil, err
 	}
 	return sw, nil
+}
+
+// deafen has writing to who does not read any more, as in "2>&1 | head -1", fail instead of
+// ending the process: between two hooks the second, which starts again what the first has
+// stopped, would never run. Until Close; whom the process executes it does not concern.
+func (s *switcher) deafen() {
+	s.pipe = make(chan os.Signal, 1)
+	signal.Notify(s.pipe, unix.SIGPIPE)
+}
+
+// Close ends what newSwitcher has begun.
+func (s *switcher) Close() {
+	if s.pipe != nil {
+		signal.Stop(s.pipe)
+	}
+	s.site.Close()
 }
 
 // heal ends interrupted switches, says so, and reports whether there were any.
