@@ -52,6 +52,7 @@ EXIT STATUS
   2   a critical finding: an access fails or shows wrong content
   3   something could not be checked; what was found is printed all the same
   64  the command line was wrong`,
+		ValidArgsFunction: completeKeys,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runCheck(cmd, o, args, log)
 		},

@@ -50,6 +50,14 @@ func completeKeys(cmd *cobra.Command, args []string, toComplete string) ([]strin
 	return completeComponents(cmd, args, toComplete)
 }
 
+// completePrivate offers components, and then files: who is in the view sees their paths.
+func completePrivate(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+	return completeComponents(cmd, args, toComplete)
+}
+
 // completeProfiles offers the profiles, and after one, components and their levels.
 func completeProfiles(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 	if len(args) == 0 || cmd.Name() == "include" || cmd.Name() == "exclude" {

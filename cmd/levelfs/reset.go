@@ -36,7 +36,8 @@ EXIT STATUS
   64  the command line was wrong`,
 		Example: `  levelfs reset emacs etc/site-start.el --dry-run
   levelfs reset emacs --user rob share/info`,
-		Args: cobra.MinimumNArgs(2),
+		Args:              cobra.MinimumNArgs(2),
+		ValidArgsFunction: completePrivate,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			p, inv, err := openPrivate(cmd.Context(), args[0], o.user, log)
 			if err != nil {
@@ -103,7 +104,8 @@ EXIT STATUS
   64  the command line was wrong`,
 		Example: `  levelfs adopt emacs etc/site-start.el --as merge
   levelfs adopt emacs etc/site-start.el --as mine --to 30.1-1`,
-		Args: cobra.ExactArgs(2),
+		Args:              cobra.ExactArgs(2),
+		ValidArgsFunction: completePrivate,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runAdopt(cmd, args[0], args[1], o, log)
 		},
