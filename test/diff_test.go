@@ -296,6 +296,25 @@ func TestReset(t *testing.T) {
 			}
 		}
 	})
+	// Nothing can be renamed to another file system, and no backup of nothing stays there.
+	elsewhere := r.Mkdir("var/lib/levelfs/backup")
+	if err := unix.Mount("elsewhere", elsewhere, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	r.unchanged(func() {
+		for _, dry := range []string{"--dry-run=false", "--dry-run"} {
+			if got := r.RunLevelfs("reset", "emacs", "file", dry); got.Exit != 1 || got.Stdout != "" || !strings.Contains(got.Stderr, "is on another file system than") {
+				t.Errorf("%s: %v", dry, got)
+			}
+		}
+	})
+	if left, err := os.ReadDir(elsewhere); err != nil || len(left) > 0 {
+		t.Errorf("left in the backup: %v, %v", left, err)
+	}
+	r.Umount(elsewhere)
+	if err := os.Remove(elsewhere); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := os.Lstat(r.Path("/var/lib/levelfs/backup")); !os.IsNotExist(err) {
 		t.Errorf("a backup was made of nothing: %v", err)
 	}
@@ -328,11 +347,11 @@ func TestReset(t *testing.T) {
 // TestAdopt: a stale file is settled each way, and each result is what it says.
 func TestAdopt(t *testing.T) {
 	text := func(first, last string) string { return first + "\n2\n3\n4\n5\n6\n7\n8\n" + last + "\n" }
-	r := staleRig(t, "sed -i 's/^last$/mine/' saved clash && for f in merged theirs both; do sed 's/^last$/mine/' $f >/tmp/.levelfs-x && cat /tmp/.levelfs-x >$f || exit; done; rm /tmp/.levelfs-x; chmod 600 merged && rm del",
-		testenv.Files{"saved": text("old", "last"), "clash": text("old", "last"), "merged": text("old", "last"), "theirs": text("old", "last"), "both": text("old", "last"), "del": "old"},
-		testenv.Files{"saved": text("new", "last"), "clash": text("old", "other"), "merged": text("new", "last"), "theirs": text("new", "last"), "both": text("new", "last"), "del": "new"})
+	r := staleRig(t, "sed -i 's/^last$/mine/' saved clash && for f in merged theirs both; do sed 's/^last$/mine/' $f >/tmp/.levelfs-x && cat /tmp/.levelfs-x >$f || exit; done; rm /tmp/.levelfs-x; chmod 600 merged && rm del && printf 'mine\\000' >bin",
+		testenv.Files{"saved": text("old", "last"), "clash": text("old", "last"), "merged": text("old", "last"), "theirs": text("old", "last"), "both": text("old", "last"), "del": "old", "bin": "old\x00"},
+		testenv.Files{"saved": text("new", "last"), "clash": text("old", "other"), "merged": text("new", "last"), "theirs": text("new", "last"), "both": text("new", "last"), "del": "new", "bin": "new\x00"})
 	upper := filepath.Join(r.PrivateDir("emacs"), "upper")
-	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"saved": diff.Stale, "clash": diff.Stale, "merged": diff.Stale, "theirs": diff.Stale, "both": diff.Stale, "del": diff.StaleDeletion})
+	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"saved": diff.Stale, "clash": diff.Stale, "merged": diff.Stale, "theirs": diff.Stale, "both": diff.Stale, "del": diff.StaleDeletion, "bin": diff.Stale})
 	adopt := func(path, as string) testenv.Result {
 		t.Helper()
 		return r.RunLevelfs("adopt", "emacs", path, "--as", as)
@@ -381,6 +400,9 @@ func TestAdopt(t *testing.T) {
 		if got := adopt("clash", "merge"); got.Exit != 1 || got.Stdout != "" || !strings.Contains(got.Stderr, `"clash" cannot be merged: 1 conflicts`) {
 			t.Errorf("%v", got)
 		}
+		if got := adopt("bin", "merge"); got.Exit != 1 || got.Stdout != "" || !strings.Contains(got.Stderr, "Cannot merge binary files") {
+			t.Errorf("%v", got)
+		}
 		if got := adopt("merged", "merge"); got.Exit != 1 || !strings.Contains(got.Stderr, "not stale") {
 			t.Errorf("%v", got)
 		}
@@ -397,7 +419,7 @@ func TestAdopt(t *testing.T) {
 			t.Errorf("%v", got)
 		}
 	})
-	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"saved": diff.Override, "clash": diff.Stale, "merged": diff.Override, "both": diff.Override, "del": diff.Deleted})
+	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"saved": diff.Override, "clash": diff.Stale, "merged": diff.Override, "both": diff.Override, "del": diff.Deleted, "bin": diff.Stale})
 	r.mount()
 	r.want(map[string]string{"theirs": text("new", "last"), "merged": text("new", "mine"), "both": text("old", "mine")})
 	r.umount(r.target)

@@ -185,6 +185,9 @@ func (l *Layer) Merge(ctx context.Context, path string) (moved Moved, err error)
 		return refuse("%v", err)
 	}
 	b := l.newBackup(time.Now())
+	if err := b.fits(l.Dir); err != nil {
+		return moved, err
+	}
 	if err := b.make("merge", l.Now().Level, paths); err != nil {
 		return moved, err
 	}
@@ -195,7 +198,7 @@ func (l *Layer) Merge(ctx context.Context, path string) (moved Moved, err error)
 // merge runs git merge-file, which does not need a repository.
 func merge(ctx context.Context, git, mine, base, theirs string) ([]byte, error) {
 	var out, diag bytes.Buffer
-	cmd := exec.CommandContext(ctx, git, "merge-file", "-p", "-q", mine, base, theirs)
+	cmd := exec.CommandContext(ctx, git, "merge-file", "-p", mine, base, theirs)
 	cmd.Stdout, cmd.Stderr = &out, &diag
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CEILING_DIRECTORIES=/", "LC_ALL=C")
 	cmd.Dir = filepath.Dir(mine)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/config"
 )
@@ -40,6 +41,32 @@ func (l *Layer) newBackup(now time.Time) *backup {
 }
 
 func (b *backup) file(p string) string { return filepath.Join(b.dir, "files", p) }
+
+// fits reports an error if the backup would be on another file system than the private layer,
+// before anything is made. Of two mounts of one file system only renaming tells.
+func (b *backup) fits(layer string) error {
+	var from, to unix.Stat_t
+	if err := unix.Stat(layer, &from); err != nil {
+		return &fs.PathError{Op: "stat", Path: layer, Err: err}
+	}
+	above := b.root
+	err := unix.Stat(above, &to)
+	for errors.Is(err, unix.ENOENT) && above != "/" {
+		above = filepath.Dir(above)
+		err = unix.Stat(above, &to)
+	}
+	if err != nil {
+		return &fs.PathError{Op: "stat", Path: above, Err: err}
+	}
+	if from.Dev != to.Dev {
+		return b.elsewhere(layer)
+	}
+	return nil
+}
+
+func (b *backup) elsewhere(layer string) error {
+	return fmt.Errorf("%q is on another file system than %q, so that nothing can be renamed to it: %w", b.dir, layer, unix.EXDEV)
+}
 
 // make makes the directory and the note, on the disk.
 func (b *backup) make(verb, level string, paths []string) error {

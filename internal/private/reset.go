@@ -50,6 +50,9 @@ func (l *Layer) Reset(ctx context.Context, paths []string, dry bool) (moved []Mo
 		}
 	}
 	b := l.newBackup(time.Now())
+	if err := b.fits(l.Dir); err != nil {
+		return nil, err
+	}
 	if dry {
 		for _, p := range paths {
 			moved = append(moved, Moved{p, b.file(p)})
@@ -82,7 +85,7 @@ func (l *Layer) take(b *backup, p string) error {
 	defer to.Close()
 	err = unix.Renameat2(int(dir.Fd()), name, int(to.Fd()), name, unix.RENAME_NOREPLACE)
 	if errors.Is(err, unix.EXDEV) {
-		return fmt.Errorf("%q is on another file system than %q, so that nothing can be renamed to it: %w", b.dir, l.Dir, err)
+		return b.elsewhere(l.Dir)
 	}
 	if err != nil {
 		return &os.LinkError{Op: "rename", Old: filepath.Join(l.upper(), p), New: b.file(p), Err: err}

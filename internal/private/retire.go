@@ -42,6 +42,9 @@ func Retire(ctx context.Context, c *config.Config, component, user string) (stri
 		level = bases[len(bases)-1].Level
 	}
 	b := l.newBackup(time.Now())
+	if err := b.fits(l.Dir); err != nil {
+		return "", err
+	}
 	if err := b.make("repair", level, []string{"."}); err != nil {
 		return "", err
 	}
