@@ -41,7 +41,7 @@ func History(dir string) ([]Period, error) {
 		}
 	}
 	now, err := p.period()
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && now.Level == "" { // it was cut off
 		return periods, nil
 	}
 	if err != nil {

@@ -344,6 +344,23 @@ func TestReset(t *testing.T) {
 	r.umount(r.target)
 }
 
+// TestDiffCutOff: a record that names no level, as a disk with errors may leave, is never
+// taken for one of a level without files: what depends on it is unknown.
+func TestDiffCutOff(t *testing.T) {
+	r := staleRig(t, "echo mine >a", testenv.Files{"a": "old", "b": "old"}, testenv.Files{"a": "new", "b": "new"})
+	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"a": diff.Stale})
+	r.write(filepath.Join(r.PrivateDir("emacs"), "level"), "")
+	if got := r.RunLevelfs("diff", "emacs", "--exit-code"); got.Exit != 3 || got.Stdout != "" || !strings.Contains(got.Stderr, "nothing says which level it was under") {
+		t.Errorf("%v", got)
+	}
+	if got := r.RunLevelfs("history", "emacs", "--json"); got.Exit != 0 || !strings.Contains(got.Stdout, `"emacs@1"`) || strings.Contains(got.Stdout, `""`) {
+		t.Errorf("%v", got)
+	}
+	r.mount() // which does not depend on the record, and writes it anew
+	r.umount(r.target)
+	r.diff(1, "emacs").wantVerdicts(t, map[string]diff.Verdict{"a": diff.Stale})
+}
+
 // TestAdopt: a stale file is settled each way, and each result is what it says.
 func TestAdopt(t *testing.T) {
 	text := func(first, last string) string { return first + "\n2\n3\n4\n5\n6\n7\n8\n" + last + "\n" }

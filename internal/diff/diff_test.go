@@ -169,6 +169,9 @@ func TestBirth(t *testing.T) {
 	request.Adopted = nil
 	request.Bases = []mounter.Base{two, three}
 	check("f", diff.Unknown, "", "older than the record")
+	// What was recorded then names no level.
+	request.Bases = []mounter.Base{one, base("", now.Add(-time.Minute)), two, three}
+	check("f", diff.Unknown, "", "names no level")
 	// The list of the old level is not to be had.
 	request.Bases = []mounter.Base{one, two, three}
 	delete(lists, "one")

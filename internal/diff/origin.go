@@ -100,6 +100,9 @@ func (d *differ) during(t time.Time) *origin {
 		return &origin{why: "the file system does not say when the file came into being"}
 	}
 	for i, b := range slices.Backward(d.Bases) {
+		if !t.Before(b.Since) && b.Level == "" {
+			return &origin{why: "the record of the time when it was made names no level"}
+		}
 		if !t.Before(b.Since) {
 			return &origin{base: &d.Bases[i], by: ByBirth}
 		}

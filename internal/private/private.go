@@ -69,7 +69,7 @@ func Open(c *config.Config, component, user string) (*Layer, error) {
 	if l.Bases, err = mounter.Bases(l.Dir); err != nil {
 		return nil, err
 	}
-	if len(l.Bases) == 0 {
+	if len(l.Bases) == 0 || l.Now().Level == "" { // a record that was cut off names none
 		return nil, fmt.Errorf("private layer %q: nothing says which level it was under", l.Dir)
 	}
 	return l, nil
