@@ -259,6 +259,34 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
+// TestSwitchLastKnown: while no server answers, mounts get the level that a view was given
+// last because it is assigned, and not the one before; what was only named is not it.
+func TestSwitchLastKnown(t *testing.T) {
+	r := newSwitchRig(t, "persistent")
+	r.AddUsers(rob)
+	asked := func(level string) {
+		t.Helper()
+		for program, key := range map[string]string{r.Map: "emacs", r.UserMap: "rob"} {
+			if got := r.Run(program, key); got.Exit != 0 || !strings.Contains(got.Stdout, ":emacs@"+level) {
+				t.Errorf("%s: %v, want level %s", key, got, level)
+			}
+		}
+	}
+	asked("1")
+	r.mount()
+	r.assign("2")
+	r.levelfs("refresh")
+	r.levelfs("switch", "emacs", "--to", "1")
+	r.umount(r.target)
+	r.assign("1")
+	r.mount("-o", forRob)
+	r.assign("2")
+	r.levelfs("switch", "emacs", "--user", "rob")
+	r.umount(r.target)
+	r.Configure("[[source]]\ntype = \"ldap\"\nuri = [\"ldap://127.0.0.1:1\"]\nbase = \"dc=example,dc=org\"\n")
+	asked("2")
+}
+
 func wantHistory(t *testing.T, r *switchRig, want string) {
 	t.Helper()
 	var periods []mounter.Period

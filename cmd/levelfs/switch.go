@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -315,6 +316,7 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 		return report, err
 	}
 	if plan.Shows(v) {
+		s.remember(r, user)
 		return report, nil
 	}
 	planned := time.Since(start)
@@ -346,6 +348,7 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 		return report, errors.Join(err, after)
 	}
 	report.Changed = true
+	s.remember(r, user)
 	if after != nil {
 		report.After = after.Error()
 	}
@@ -356,6 +359,31 @@ func (s *switcher) change(ctx context.Context, v mounter.View, r *ldapmap.Resolu
 		s.log.Warnf("%s stays at %q, read-only, in the mount namespace of process %d (%s)", v.Name, old.Target, old.PID, old.Command)
 	}
 	return report, after
+}
+
+// remember keeps a level that is assigned as what the caller was given last, as the map does:
+// while no server answers, the next mount goes by that, and must not go back to the level
+// before. What was named, as by --to, is until the next mount only.
+func (s *switcher) remember(r *ldapmap.Resolution, user string) {
+	if key := r.Query.Key; s.options.dryRun || key.Component == "" || key.Level != "" {
+		return
+	}
+	store, caller := cache.Cache{Dir: s.config.CacheDir(), Limit: s.config.CacheSize.Bytes}, s.host
+	answer := cache.AnswerOf(r)
+	if user != "" {
+		caller = user + "@" + s.host
+	}
+	err := store.SaveAnswer(caller, answer)
+	if tree, _, none := store.Tree(caller); none == nil {
+		i := slices.IndexFunc(tree, func(a cache.Answer) bool { return a.Level.Component == answer.Level.Component })
+		if i >= 0 && tree[i].String() != answer.String() {
+			tree[i] = answer
+			err = errors.Join(err, store.SaveTree(caller, tree))
+		}
+	}
+	if err != nil {
+		s.log.Warnf("keep that %s is the level of %s: %v", r.Level.Name, caller, err)
+	}
 }
 
 // apply executes the plan, again and again if it may wait until nobody is in the way.
