@@ -82,6 +82,8 @@ func hintFor(err error) string {
 		return fmt.Sprintf("assign %s instead", unusable.Successor)
 	case errors.As(err, &unusable):
 		return fmt.Sprintf("assign another level, or change the state or the validity of %s", unusable.Level)
+	case errors.As(err, &notFound) && notFound.What == edit.RolloutOf:
+		return fmt.Sprintf("levelfs rollout list shows those that there are, and levelfs rollout start %s LEVEL begins one", notFound.Name)
 	case errors.As(err, &notFound):
 		return fmt.Sprintf("add the %s to the inventory, or correct the name where it is used", notFound.What)
 	case errors.As(err, &ambiguous):

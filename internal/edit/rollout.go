@@ -47,6 +47,9 @@ func (inv Inventory) Rollouts(component string) (found []Found, invalid []error)
 	return found, invalid
 }
 
+// RolloutOf is what is not found of a component that has no roll-out.
+const RolloutOf = "roll-out of component"
+
 // Rollout is the roll-out of a component. That there is none is a *NotFoundError.
 func (inv Inventory) Rollout(component string) (Found, error) {
 	found, invalid := inv.Rollouts(component)
@@ -54,7 +57,7 @@ func (inv Inventory) Rollout(component string) (Found, error) {
 	case len(invalid) > 0:
 		return Found{}, errors.Join(invalid...)
 	case len(found) == 0:
-		return Found{}, &ldapmap.NotFoundError{What: "roll-out of component", Name: component}
+		return Found{}, &ldapmap.NotFoundError{What: RolloutOf, Name: component}
 	case len(found) > 1:
 		return Found{}, &AmbiguousNameError{Name: component, Candidates: []string{found[0].DN, found[1].DN}}
 	}
