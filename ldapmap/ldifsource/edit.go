@@ -14,7 +14,6 @@ import (
 
 	"github.com/go-ldap/ldap/v3"
 	"github.com/go-ldap/ldif"
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/ldapmap"
@@ -104,7 +103,7 @@ func (s *Source) Apply(ctx context.Context, e ldapmap.Edit) error {
 	if err != nil {
 		return fmt.Errorf("%s: cannot be edited here, change it by hand: %w", name, err)
 	}
-	return renameio.WriteFile(filepath.Join(s.dir, name), text, 0o644, renameio.WithExistingPermissions())
+	return replace(filepath.Join(s.dir, name), text)
 }
 
 // lockWait bounds the wait for another process that edits.
@@ -202,10 +201,7 @@ func entryOf(entries []ldapmap.Entry, dn string) (e ldapmap.Entry, ok bool, err 
 
 // rewrite makes the edit in the text of the file that has the entry.
 func rewrite(text []byte, e ldapmap.Edit) ([]byte, error) {
-	eol := "\n"
-	if bytes.Contains(text, []byte("\r\n")) {
-		eol = "\r\n"
-	}
+	eol := lineEnd(text)
 	records := splitRecords(string(text))
 	for i, record := range records {
 		entries, err := parse([]byte(strings.Join(record, "")))
@@ -223,6 +219,14 @@ func rewrite(text []byte, e ldapmap.Edit) ([]byte, error) {
 		return []byte(strings.Join(slices.Concat(records...), "")), nil
 	}
 	return nil, fmt.Errorf("entry %q was not found", e.DN)
+}
+
+// lineEnd is what ends the lines of the text.
+func lineEnd(text []byte) string {
+	if bytes.Contains(text, []byte("\r\n")) {
+		return "\r\n"
+	}
+	return "\n"
 }
 
 // splitRecords cuts LDIF text into records, and those into logical lines: a line with
@@ -320,10 +324,11 @@ func appendEntry(text []byte, e ldapmap.Edit) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	eol := lineEnd(text)
 	if text = bytes.TrimRight(text, "\r\n"); len(text) > 0 {
 		added = "\n\n" + added
 	}
-	return append(text, added...), nil
+	return append(text, strings.ReplaceAll(added, "\n", eol)...), nil
 }
 
 func marshal(e *ldap.Entry) (string, error) {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/levelfs/levelfs/ldapmap"
 )
 
@@ -138,6 +140,69 @@ func TestApplyNew(t *testing.T) {
 	}
 	if text, err := os.ReadFile(filepath.Join(s.dir, "a.ldif")); err != nil || string(text) != host {
 		t.Errorf("another file was touched: %q, %v", text, err)
+	}
+}
+
+// TestApplyNewCRLF: what is added to a file of another system has its line ends.
+func TestApplyNewCRLF(t *testing.T) {
+	t.Parallel()
+	text := strings.ReplaceAll(layer("a"), "\n", "\r\n")
+	s := inventory(t, newEntries, text)
+	if err := s.Apply(t.Context(), ldapmap.Edit{DN: "cn=b,dc=test", Mods: []ldapmap.Mod{add("cn", "b")}}); err != nil {
+		t.Fatal(err)
+	}
+	want := text + "\r\ndn: cn=b,dc=test\r\ncn: b\r\n"
+	if got, err := os.ReadFile(filepath.Join(s.dir, newEntries)); err != nil || string(got) != want {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
+// TestApplyKeeps: a file that is changed stays whose it was, and a link one.
+func TestApplyKeeps(t *testing.T) {
+	t.Parallel()
+	elsewhere := filepath.Join(t.TempDir(), "checkout.ldif")
+	s := inventory(t, newEntries, host)
+	link := filepath.Join(s.dir, newEntries)
+	if err := errors.Join(os.Rename(link, elsewhere), os.Symlink(elsewhere, link)); err != nil {
+		t.Fatal(err)
+	}
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 { // nobody else can give files away
+		uid, gid = 70001, 70002
+		if err := os.Chown(elsewhere, uid, gid); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The owner reads and writes, user 70000 and the group read (acl(5)).
+	acl := []byte("\x02\x00\x00\x00" + "\x01\x00\x06\x00\xff\xff\xff\xff" + "\x02\x00\x04\x00\x70\x11\x01\x00" +
+		"\x04\x00\x04\x00\xff\xff\xff\xff" + "\x10\x00\x04\x00\xff\xff\xff\xff" + "\x20\x00\x00\x00\xff\xff\xff\xff")
+	if err := unix.Setxattr(elsewhere, "system.posix_acl_access", acl, 0); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"lnx01", "lnx02"} { // one that is there, and a new one
+		dn := "cn=" + name + ",dc=test"
+		edit := ldapmap.Edit{DN: dn, Mods: []ldapmap.Mod{add("owner", "cn=x")}}
+		if name == "lnx01" {
+			edit.Was = was(t, s, dn)
+		}
+		if err := s.Apply(t.Context(), edit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if to, err := os.Readlink(link); err != nil || to != elsewhere {
+		t.Errorf("the link became %q, %v", to, err)
+	}
+	text, err := os.ReadFile(elsewhere)
+	if err != nil || strings.Count(string(text), "owner: cn=x\n") != 2 {
+		t.Errorf("the file has %q, %v", text, err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(elsewhere, &st); err != nil || int(st.Uid) != uid || int(st.Gid) != gid || st.Mode&0o777 != 0o640 {
+		t.Errorf("uid %d, gid %d, mode %#o, %v; want %d, %d, 0640", st.Uid, st.Gid, st.Mode, err, uid, gid)
+	}
+	got := make([]byte, 1024)
+	if n, err := unix.Getxattr(elsewhere, "system.posix_acl_access", got); err != nil || string(got[:n]) != string(acl) {
+		t.Errorf("access control list %q, %v", got[:max(n, 0)], err)
 	}
 }
 

@@ -137,6 +137,9 @@ func parse(text []byte) ([]ldapmap.Entry, error) {
 	if err := refuseURLs(text); err != nil {
 		return nil, err
 	}
+	if bytes.HasPrefix(text, []byte("\ufeff")) {
+		return nil, errors.New("it begins with a byte order mark, which LDIF has none of")
+	}
 	var doc ldif.LDIF
 	if err := ldif.Unmarshal(bytes.NewReader(text), &doc); err != nil {
 		return nil, err
@@ -149,6 +152,11 @@ func parse(text []byte) ([]ldapmap.Entry, error) {
 		e := ldapmap.Entry{DN: record.Entry.DN, Attrs: make(map[string][]string, len(record.Entry.Attributes))}
 		for _, a := range record.Entry.Attributes {
 			name := strings.ToLower(a.Name)
+			// A line of blanks continues the line before it and ends no entry: what two
+			// entries say would be taken for one's.
+			if name == "dn" || name == "changetype" {
+				return nil, fmt.Errorf("entry %q: a line %q within it: want an empty line, without blanks, between entries", e.DN, a.Name+": "+a.Values[0])
+			}
 			e.Attrs[name] = append(e.Attrs[name], a.Values...)
 		}
 		entries = append(entries, e)

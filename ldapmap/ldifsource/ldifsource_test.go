@@ -156,6 +156,10 @@ func TestRefused(t *testing.T) {
 		{"dn that is none", []string{"a.ldif", "dn: emacs\ncn: a\n"}, []string{"a.ldif", `"emacs"`}},
 		{"bad base64", []string{"a.ldif", layer("a", "description:: !")}, []string{"a.ldif", "line 5"}},
 		{"bad attribute", []string{"a.ldif", layer("a", "desc ription: x")}, []string{"a.ldif", "line 5"}},
+		{"a line of a blank between two", []string{"a.ldif", layer("a") + " \n" + layer("b")}, []string{"a.ldif", "cn=a,dc=test", "cn=b,dc=test", "blanks"}},
+		{"nothing between two", []string{"a.ldif", layer("a") + layer("b")}, []string{"a.ldif", "cn=a,dc=test", "cn=b,dc=test"}},
+		{"change record, spelled differently", []string{"a.ldif", "dn: cn=a,dc=test\nchangeType: delete\n"}, []string{"a.ldif", "changeType: delete"}},
+		{"byte order mark", []string{"a.ldif", "\ufeff" + layer("a")}, []string{"a.ldif", "byte order mark"}},
 		{"another version", []string{"a.ldif", "version: 2\n\n" + layer("a")}, []string{"a.ldif", "version"}},
 		{"one bad file of two", []string{"a.ldif", layer("a"), "b.ldif", "emacs\n"}, []string{"b.ldif"}},
 	} {
