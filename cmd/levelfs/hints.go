@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/go-ldap/ldap/v3"
@@ -98,6 +99,8 @@ func hintFor(err error) string {
 		return fmt.Sprintf("remove the levelfsProfileRef from profile %s to %s", loop.Profiles[len(loop.Profiles)-2], loop.Profiles[len(loop.Profiles)-1])
 	case errors.As(err, &invalid):
 		return fmt.Sprintf("correct %s in %s", invalid.Attr, invalid.DN)
+	case errors.As(err, &down) && filepath.IsAbs(down.Source): // a directory of files
+		return "see who has it: fuser -v " + down.Source
 	case errors.As(err, &down):
 		server := strings.Fields(down.Source)[0]
 		if domain, ok := strings.CutPrefix(server, "srv:"); ok {
@@ -110,6 +113,10 @@ func hintFor(err error) string {
 		return "name a server that has the inventory as uri in levelfs.toml, and one that takes changes in [source.write]"
 	case ldap.IsErrorAnyOf(err, ldap.LDAPResultSizeLimitExceeded, ldap.LDAPResultAdminLimitExceeded):
 		return "let whoever reads have more entries: docs/servers.md says how, under Limits"
+	case errors.As(err, &config) && errors.Is(err, fs.ErrPermission):
+		return "run it as root"
+	case errors.As(err, &config) && filepath.IsAbs(config.Source) && !errors.Is(err, fs.ErrNotExist):
+		return "correct the file in " + config.Source
 	case errors.As(err, &config):
 		return "correct the [[source]] in levelfs.toml"
 	case errors.As(err, &viewed) && viewed.Target != "":
@@ -300,6 +307,8 @@ func changeHint(err error) string {
 		return "give them another level first, or repeat the command with --force"
 	case errors.As(err, &choice):
 		return "say which one: --local for the first source, --central for the last"
+	case errors.As(err, &name) && strings.Contains(name.Candidates[0], "="): // DNs, which commands do not take
+		return "delete one of these entries, or give it another name"
 	case errors.As(err, &name):
 		return "name one of them: " + strings.Join(name.Candidates, ", ")
 	case errors.As(err, &absent) && absent.Kind == edit.Host:

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -153,14 +155,22 @@ func runLayerBuild(cmd *cobra.Command, dir string, o layerBuildOptions, log *log
 		return err
 	}
 	log.Debugf("%d files, %s, file system UUID %s", result.Files, byteCount(result.Size), result.UUID)
+	if err := printResult(cmd.OutOrStdout(), result, o); err != nil {
+		// Its entry is printed once: without it nobody could use the image.
+		return errors.Join(err, os.Remove(result.Path), os.Remove(result.Path+layer.ManifestSuffix))
+	}
+	return nil
+}
+
+func printResult(out io.Writer, result layer.Result, o layerBuildOptions) error {
 	if o.json {
-		return writeJSON(cmd.OutOrStdout(), result)
+		return writeJSON(out, result)
 	}
 	entry, err := result.LDIF(o.entry)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprint(cmd.OutOrStdout(), entry)
+	_, err = fmt.Fprint(out, entry)
 	return err
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/levelfs/levelfs/internal/testenv"
+	"github.com/levelfs/levelfs/ldapmap"
 	"github.com/levelfs/levelfs/mounter"
 )
 
@@ -128,7 +130,28 @@ func TestNoOutput(t *testing.T) {
 	}
 	defer full.Close()
 	var stderr bytes.Buffer
-	if got := run([]string{"status", "--json"}, nil, full, &stderr); got != exitFailed || !bytes.Contains(stderr.Bytes(), []byte("no space left")) {
-		t.Errorf("exit status %d, %q", got, stderr.String())
+	dir := t.TempDir()
+	for _, args := range [][]string{{"status", "--json"}, {"layer", "build", t.TempDir(), "-o", filepath.Join(dir, "a.erofs")}} {
+		stderr.Reset()
+		if got := run(args, nil, full, &stderr); got != exitFailed || !bytes.Contains(stderr.Bytes(), []byte("no space left")) {
+			t.Errorf("%q: exit status %d, %q", args, got, stderr.String())
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("without its entry an image stays: %v, %v", left, err)
+	}
+}
+
+// TestFilesHint: files are no server that could be asked.
+func TestFilesHint(t *testing.T) {
+	t.Parallel()
+	const dir = "/etc/levelfs/inventory.d"
+	for want, err := range map[string]error{
+		"see who has it: fuser -v " + dir: &ldapmap.UnavailableError{Source: dir, Err: context.DeadlineExceeded},
+		"run it as root":                  &ldapmap.ConfigError{Source: dir, Err: fs.ErrPermission},
+	} {
+		if got := hintFor(err); got != want {
+			t.Errorf("%v: hint %q, want %q", err, got, want)
+		}
 	}
 }

@@ -118,6 +118,9 @@ func runSegmentPlan(cmd *cobra.Command, o segmentPlanOptions, log *logrus.Logger
 	if report.Layers, err = segment.Plan(used.Layers, used.Others, options); err != nil {
 		return err
 	}
+	if report.Layers == nil {
+		report.Layers = []segment.Assignment{} // an empty list, and not null, for programs
+	}
 	report.Commands = segmentCommands(report.Layers, s.config)
 	switch out := cmd.OutOrStdout(); {
 	case o.asJSON:

@@ -107,7 +107,7 @@ func (u Unassign) Terms() []ldapmap.Term { return u.Caller.terms() }
 func (u Unassign) Steps(inv Inventory) ([]Step, error) {
 	if u.Caller.Kind == Default {
 		var steps []Step
-		for _, component := range u.Components {
+		for _, component := range slices.Compact(slices.Sorted(slices.Values(u.Components))) {
 			step, err := setDefault(inv, u.Where, ldapmap.Key{Component: component})
 			if err != nil {
 				return nil, err
@@ -219,7 +219,7 @@ func setDefault(inv Inventory, w Where, key ldapmap.Key) ([]Step, error) {
 	old := h.entry.Attrs[strings.ToLower(attr)]
 	step := Step{Source: h.source, DN: h.entry.DN, Was: &h.entry, Verb: VerbUnassign, Components: []string{key.Component}}
 	for _, level := range old {
-		step.Old = key.Component + "=" + level
+		step.Old = strings.TrimPrefix(step.Old+","+key.Component+"="+level, ",")
 	}
 	var add []string
 	if key.Level != "" {
