@@ -289,8 +289,13 @@ func lookWithProgress(cmd *cobra.Command, inv edit.Inventory, wanted []edit.Inte
 }
 
 // apply makes the steps, each by itself. Those before one that fails are made, and said
-// to be.
-func apply(ctx context.Context, out io.Writer, stores []ldapmap.Store, steps []edit.Step, r *changeReport) error {
+// to be: at the end, so that nobody who stops reading stops the change halfway.
+func apply(ctx context.Context, out io.Writer, stores []ldapmap.Store, steps []edit.Step, r *changeReport) (err error) {
+	var done strings.Builder
+	defer func() {
+		_, writeErr := io.WriteString(out, done.String())
+		err = errors.Join(err, writeErr)
+	}()
 	who := make(map[int]string)
 	for i, s := range steps {
 		store := stores[s.Source]
@@ -316,9 +321,7 @@ func apply(ctx context.Context, out io.Writer, stores []ldapmap.Store, steps []e
 		if len(steps) > 1 {
 			recorded += " on " + s.DN
 		}
-		if _, err := fmt.Fprintf(out, "done, %s\n", recorded); err != nil {
-			return err
-		}
+		fmt.Fprintf(&done, "done, %s\n", recorded)
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -139,6 +140,41 @@ func TestNoOutput(t *testing.T) {
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("without its entry an image stays: %v, %v", left, err)
+	}
+}
+
+// A deafWriter takes nothing that says that a change was made.
+type deafWriter struct{}
+
+func (deafWriter) Write(p []byte) (int, error) {
+	if bytes.HasPrefix(p, []byte("done")) {
+		return 0, syscall.EPIPE
+	}
+	return len(p), nil
+}
+
+// TestDeafReader: a change of several entries does not stop halfway because nobody reads
+// on.
+func TestDeafReader(t *testing.T) {
+	root := t.TempDir()
+	t.Setenv("LEVELFS_ROOT", root)
+	inventory := filepath.Join(root, "etc/levelfs/inventory.d")
+	if err := os.MkdirAll(inventory, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	layer := filepath.Join(root, "layer.ldif")
+	if err := os.WriteFile(layer, []byte("dn: cn=a,dc=test\nobjectClass: levelfsLayer\ncn: a\nlevelfsFSType: erofs\n"+
+		"levelfsDigest: sha256:"+strings.Repeat("1", 64)+"\nlevelfsImage: a.erofs\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	args := []string{"level", "publish", "emacs@1", "--layers-from", layer, "--create-component", "--in", "dc=test"}
+	if got := run(args, nil, deafWriter{}, &stderr); got != exitFailed || !strings.Contains(stderr.String(), "broken pipe") {
+		t.Errorf("exit status %d, %q", got, stderr.String())
+	}
+	text, err := os.ReadFile(filepath.Join(inventory, "levelfs.ldif"))
+	if err != nil || !bytes.Contains(text, []byte("\ncn: emacs@1\n")) {
+		t.Errorf("the level is missing: %q, %v", text, err)
 	}
 }
 
