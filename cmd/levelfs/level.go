@@ -74,6 +74,9 @@ into it.
 			if wanted.NotAfter, err = parseTime("--not-after", notAfter); err != nil {
 				return err
 			}
+			if !wanted.NotAfter.IsZero() && !wanted.NotBefore.Before(wanted.NotAfter) {
+				return &usageError{fmt.Sprintf("a level that may not be run before %s cannot end at %s", notBefore, notAfter)}
+			}
 			for _, file := range files {
 				entries, err := ldifsource.File(file)
 				if err != nil {

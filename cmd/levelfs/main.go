@@ -100,6 +100,13 @@ EXIT STATUS
 		}
 		root.AddCommand(verb)
 	}
+	// cobra's own prints its help for a shell that it does not know, and succeeds.
+	root.InitDefaultCompletionCmd()
+	for _, verb := range root.Commands() {
+		if verb.Name() == "completion" {
+			verb.RunE = needsVerb
+		}
+	}
 
 	err := root.ExecuteContext(ctx)
 	if err == nil {

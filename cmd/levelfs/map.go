@@ -68,6 +68,9 @@ func directMap(cmd *cobra.Command, host string, log *logrus.Logger) ([]byte, err
 		return nil, err
 	}
 	defer s.Close()
+	if !ldapmap.ValidHost(s.host) { // it goes into the map
+		return nil, fmt.Errorf("invalid host name %q", s.host)
+	}
 	ctx, cancel := lookupContext(cmd.Context())
 	defer cancel()
 	components, err := s.Placed(ctx)

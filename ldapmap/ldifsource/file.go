@@ -10,7 +10,7 @@ import (
 func File(path string) ([]ldapmap.Entry, error) {
 	text, err := readFile(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	entries, err := parse(text)
 	if err != nil {
