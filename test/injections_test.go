@@ -279,6 +279,7 @@ func inventoryFaults() []injection {
 		{"LV111 cn=c111,ou=layers,BASE", componentEntry("c111") + entry("cn=c111,ou=layers,BASE", "objectClass: levelfsComponent")},
 		{"LV112 cn=C112,ou=layers,BASE", componentEntry("c112") + entry("cn=C112,ou=layers,BASE", "objectClass: levelfsComponent")},
 		{"LV113 cn=H113,ou=groups,BASE", hostEntry("h113", "levelfsAssignment: tool=1") + entry("cn=H113,ou=groups,BASE", "objectClass: device", "objectClass: levelfsCaller")},
+		{"LV114 cn=h114,ou=hosts,BASE", hostEntry("h114", "levelfsAssignment: tool=1", "levelfsAssignement: tool=2")},
 		{"LV120 cn=h120,ou=hosts,BASE", hostEntry("h120", "levelfsAssignment: tool=1", "levelfsAssignment: tool=2")},
 		{"LV121 cn=p121,ou=profiles,BASE", hostEntry("h121", "levelfsProfileRef: p121") + profileEntry("p121", "levelfsProfileRef: p121")},
 		{"LV122 host:h122", deep},

@@ -13,6 +13,7 @@ const (
 	Duplicate       Code = "LV111"
 	SameButCase     Code = "LV112"
 	TwoCallers      Code = "LV113"
+	UnknownName     Code = "LV114"
 	Ambiguous       Code = "LV120"
 	Loop            Code = "LV121"
 	TooDeep         Code = "LV122"
@@ -118,6 +119,9 @@ func Kinds() []Kind {
 		{TwoCallers, "Two entries of one host or user", Warning,
 			"Two entries of one source are the same host's or the same user's, and one of them has assignments. Both speak for it.",
 			"Delete one of them, or give the assignments to one only."},
+		{UnknownName, "Name that the schema does not have", Critical,
+			"An attribute or an object class begins as those of levelfs do, and there is none of that name, or it has an option (\"levelfsAssignment;x\"). What it was to say does not count: a host may run another level than was meant. It can be in a file only, since directory servers refuse it.",
+			"Correct the name."},
 		{Ambiguous, "Two answers at one rank", Critical,
 			"For some callers two rules of the same rank name different levels. They cannot open the component.",
 			"Delete one of the two values, or assign a level on a more specific entry."},

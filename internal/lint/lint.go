@@ -85,6 +85,9 @@ func (l *linter) read() {
 		}
 	}
 	for _, e := range l.entries {
+		for _, name := range e.Unknown() {
+			l.add(finding.UnknownName, e, fmt.Sprintf("%q is no attribute or object class of the schema, and does not count", name), fmt.Sprintf("correct %q", name))
+		}
 		switch {
 		case ldapmap.IsComponent(e.Entry):
 			c, err := e.Component()

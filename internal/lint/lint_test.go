@@ -297,6 +297,9 @@ func faults() []fault {
 		{"profile's name", nil, entryText("dn: cn=INNER,ou=more,dc=x", "objectClass: levelfsProfile"), "", []string{"LV111 cn=INNER,ou=more,dc=x"}, "cn=inner"},
 		{"case", nil, entryText("dn: cn=Emacs,ou=more,dc=x", "objectClass: levelfsComponent"), "", []string{"LV112 cn=Emacs,ou=more,dc=x"}, "case only"},
 		{"host twice", nil, caller("dn: cn=H1,ou=more,dc=x", "device"), "", []string{"LV113 cn=H1,ou=more,dc=x"}, h1},
+		{"misspelled", []string{"levelfsMandatory: vi=1", "levelfsMandatory: vi=1\nlevelfsMandatori: ed=1"}, "", "", []string{"LV114 " + g}, `"levelfsmandatori"`},
+		{"attribute with an option", []string{"levelfsMandatory: vi=1", "levelfsMandatory: vi=1\nlevelfsAssignment;x: ed=1"}, "", "", []string{"LV114 " + g}, `"levelfsassignment;x"`},
+		{"class", []string{"levelfsMandatory: vi=1", "levelfsMandatory: vi=1\nobjectClass: levelfsCallers"}, "", "", []string{"LV114 " + g}, `"levelfscallers"`},
 		{"user twice", nil, "\ndn: cn=a,ou=people,dc=x\nobjectClass: posixAccount\ncn: Ann\nuid: ann\n", "", []string{"LV113 cn=a,ou=people,dc=x"}, "uid=ann"},
 
 		{"two answers", nil, group("member: "+h1, "member: "+h2, "levelfsAssignment: vi=9") +
