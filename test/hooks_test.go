@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -466,6 +467,7 @@ func TestHooksSwitchLeft(t *testing.T) {
 	r.wantHooks("pre", "post")
 	r.wantLevel("2")
 
+	heedHangup(t)
 	fifo := r.fifo()
 	r.hook("switch", "talks", `echo $1 $LEVELFS_RESULT >>`+r.hookLog()+`; [ $1 = post ] || read x <`+fifo)
 	for _, c := range []struct{ trap, result string }{{"", "failed"}, {`trap "" HUP; `, "done"}} {
@@ -490,6 +492,79 @@ func TestHooksSwitchLeft(t *testing.T) {
 	}
 	r.wantWritable()
 	r.umount(r.target)
+}
+
+// TestHooksMountLeft is the same for mount.levelfs and umount.levelfs.
+func TestHooksMountLeft(t *testing.T) {
+	r := newSwitchRig(t, "persistent")
+	heedHangup(t)
+	fifo := r.fifo()
+	const talks = `echo hello; echo $LEVELFS_EVENT $1 $LEVELFS_RESULT >>`
+	run := func(hangup bool, argv ...string) int { // the helper, under the one name or the other
+		t.Helper()
+		from, to, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := from.Close(); err != nil {
+			t.Fatal(err)
+		}
+		cmd := &exec.Cmd{Path: r.Helper, Args: argv, Env: r.Env(), Stderr: to}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if hangup {
+			testenv.WaitFor(t, "a hook", func() error {
+				text, err := os.ReadFile(r.hookLog())
+				if err == nil && len(text) == 0 {
+					err = errors.New("none has run")
+				}
+				return err
+			})
+			if err := cmd.Process.Signal(unix.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd.Wait() // its status is what counts
+		if err := to.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd.ProcessState.ExitCode()
+	}
+	mount, umount := []string{"mount.levelfs", "emacs", r.target}, []string{"umount.levelfs", r.target}
+	for _, event := range []string{"mount", "umount"} {
+		r.hook(event, "talks", talks+r.hookLog())
+	}
+	if got := run(false, mount...); got != 0 {
+		t.Errorf("mount: exit status %d", got)
+	}
+	r.wantHooks("mount pre", "mount post done")
+	if got := run(false, umount...); got != 0 {
+		t.Errorf("umount: exit status %d", got)
+	}
+	r.wantHooks("umount pre", "umount post done")
+	for _, event := range []string{"mount", "umount"} {
+		r.hook(event, "talks", talks+r.hookLog()+"; [ $1 = post ] || read x <"+fifo)
+	}
+	if got := run(true, mount...); got != 8 {
+		t.Errorf("mount, and the terminal is gone: exit status %d", got)
+	}
+	r.wantHooks("mount pre", "mount post failed")
+	r.hook("mount", "talks", "true")
+	r.mount()
+	if got := run(true, umount...); got != 0 { // a hook keeps no view mounted
+		t.Errorf("umount, and the terminal is gone: exit status %d", got)
+	}
+	r.wantHooks("umount pre", "umount post done")
+	wantNothingLeft(t, r.target, r.Store)
+}
+
+// heedHangup has SIGHUP end what the test starts, also where the test itself was started to
+// outlive its terminal: what is caught here is neither caught nor ignored there.
+func heedHangup(t *testing.T) {
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, unix.SIGHUP)
+	t.Cleanup(func() { signal.Stop(caught) })
 }
 
 // TestHooksPlan: which hooks would run is shown, and which not.

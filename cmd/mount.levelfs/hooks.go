@@ -2,7 +2,11 @@ package main
 
 import (
 	"context"
+	"os"
+	"os/signal"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/hook"
@@ -53,13 +57,25 @@ func withHooks(ctx context.Context, c *config.Config, r *ldapmap.Resolution, pla
 		}
 	}
 	// A signal ends the hook, and not before the hooks after it have had their turn.
-	limited, stop := untilSignal(ctx)
+	limited, stop := untilEnd(ctx)
 	defer stop()
 	err, after := runner.Around(limited, func() error { return mount(limited) })
 	if after != nil {
 		report.warn(after.Error()) // the view is there, or err says why not
 	}
 	return err
+}
+
+// untilEnd is untilSignal for what must not end between two hooks, of which the second starts
+// again what the first has stopped: a terminal that hangs up ends the context, too, and from
+// here on it ends nothing if nobody reads any more what is said.
+func untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
+	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
+	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
+	if !signal.Ignored(unix.SIGHUP) {
+		signals = append(signals, unix.SIGHUP)
+	}
+	return signal.NotifyContext(ctx, signals...)
 }
 
 // noteHelper has umount(8) call umount.levelfs for the view, if there are hooks for it.

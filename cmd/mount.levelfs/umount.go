@@ -66,12 +66,13 @@ func umountWithHooks(dir string, report *reporter, unmount func() error) error {
 		}
 		return unmount()
 	}
-	ctx := context.Background()
-	if err := runner.Before(ctx); err != nil {
+	limited, stop := untilEnd(context.Background())
+	defer stop()
+	if err := runner.Before(limited); err != nil {
 		report.warn(err.Error() + ": it is unmounted all the same")
 	}
 	err = unmount()
-	if err := runner.After(ctx, err == nil); err != nil {
+	if err := runner.After(context.Background(), err == nil); err != nil {
 		report.warn(err.Error())
 	}
 	return err
