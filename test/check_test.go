@@ -321,6 +321,36 @@ func TestCheckPrivate(t *testing.T) {
 	r.wantFindings(1, "LV232 "+filepath.Join(robs, "upper.new"))
 }
 
+// TestCheckNoWrites: a file system of private layers has become read-only, and nothing that is
+// mounted tells. A read-only mount is none of it, nor what no private layer is on.
+func TestCheckNoWrites(t *testing.T) {
+	r, _ := checkRig(t)
+	private := r.Mkdir("var/lib/levelfs/private")
+	mount := func(source, target, fstype string, flags uintptr) {
+		t.Helper()
+		if err := unix.Mount(source, target, fstype, flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mount("tmpfs", private, "tmpfs", 0)
+	defer r.Umount(private)
+	if err := os.Chmod(private, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r.healthy()
+	mount("", private, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
+	r.healthy()
+	mount("", private, "", unix.MS_REMOUNT|unix.MS_RDONLY)
+	r.wantFindings(2, "LV234 "+private)
+	mount("", private, "", unix.MS_REMOUNT)
+	host := r.Mkdir("var/lib/levelfs/private/host")
+	mount("", private, "", unix.MS_REMOUNT|unix.MS_RDONLY)
+	r.wantFindings(2, "LV234 "+private)
+	mount("tmpfs", host, "tmpfs", 0)
+	defer r.Umount(host)
+	r.healthy()
+}
+
 // TestCheckRights: files that others could change or read.
 func TestCheckRights(t *testing.T) {
 	r, _ := checkRig(t)

@@ -481,6 +481,9 @@ func fileFaults() []injection {
 			mode("etc/levelfs/password", 0o600)(w)
 			w.sources += testenv.LDAPSource(slapd.Base, slapd.URI) + fmt.Sprintf("[source.write]\nbind-dn = %q\npassword-file = %q\n", slapd.RootDN, w.Path("etc/levelfs/password"))
 		}, inject: mode("etc/levelfs/password", 0o644)},
+		{finds: []string{"LV234 ROOT/var/lib/levelfs/private/run"}, inject: func(w *faulty) {
+			w.must(unix.Mount("tmpfs", w.Mkdir("var/lib/levelfs/private/run"), "tmpfs", unix.MS_RDONLY, "mode=0700"))
+		}},
 		{finds: []string{"LV254 ROOT/etc/levelfs/hooks.d/umount.d/10-cache"}, manual: []string{"LV254 ROOT/etc/levelfs/hooks.d/umount.d/10-cache"}, inject: func(w *faulty) {
 			w.must(os.MkdirAll(w.Path("etc/levelfs/hooks.d/umount.d"), 0o755))
 			w.write(w.Path("etc/levelfs/hooks.d/umount.d/10-cache"), "#!/bin/true\n")

@@ -25,6 +25,7 @@ func Judge(s *State) []finding.Finding {
 	j.inPlace()
 	j.segments()
 	j.private()
+	j.noWrites()
 	j.servers()
 	j.clocks()
 	j.rights()
@@ -340,6 +341,12 @@ func (j *judge) private() {
 			path := filepath.Join(p.Dir, name)
 			j.add(finding.Unfinished, path, "mount the view once, or delete "+path, "a mount was interrupted")
 		}
+	}
+}
+
+func (j *judge) noWrites() {
+	for _, target := range j.NoWrites {
+		j.add(finding.NoWrites, target, "mount -o remount,rw "+target, "private layers are on it, and it is read-only")
 	}
 }
 

@@ -81,6 +81,7 @@ func TestJudge(t *testing.T) {
 			s.Views[0].Layers, s.Views[0].Proof, s.Segments = []string{"base@0123456789ab"}, nil, nil
 			s.Wants[0].Layers[0].XIP = mounter.XIPOff
 		}, "", ""},
+		"no writes":                 {func(s *State) { s.NoWrites = []string{"/var"} }, "LV234", "it is read-only"},
 		"unused segment":            {func(s *State) { s.Segments = append(s.Segments, "OLD") }, "LV220", "segment OLD"},
 		"module parameter in force": {func(s *State) { s.Views[0].Options = []string{"nodev"} }, "LV204", "index=on"},
 		"volatile":                  {func(s *State) { s.Views[0].Options = append(s.Views[0].Options, "volatile") }, "LV204", "volatile"},

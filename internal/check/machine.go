@@ -35,6 +35,9 @@ func (g *gatherer) machine(ctx context.Context) {
 	if g.Perms, err = perms(c); err != nil {
 		g.unchecked("rights of files", err)
 	}
+	if g.NoWrites, err = noWrites(c.PrivateDir(), g.Mounts); err != nil {
+		g.unchecked("file systems of private layers", err)
+	}
 	if g.Refused, err = refusedHooks(c); err != nil {
 		g.unchecked("hooks", err)
 	}
@@ -84,6 +87,33 @@ func perms(c *config.Config) ([]Perm, error) {
 		there = append(there, p)
 	}
 	return there, nil
+}
+
+// noWrites are the mounts of read-only file systems that private layers are on, below the
+// directory. What a mount says by itself does not count: in the namespace of
+// levelfs-check.service all are read-only.
+func noWrites(dir string, mounts []Mount) ([]string, error) {
+	var found []string
+	some := false
+	for _, path := range []string{filepath.Join(dir, "host"), filepath.Join(dir, "user"), filepath.Join(dir, "run"), dir} {
+		if path == dir && some {
+			break // it has those only
+		}
+		var st unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_MNT_ID, &st)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return found, &fs.PathError{Op: "statx", Path: path, Err: err}
+		}
+		some = true
+		i := slices.IndexFunc(mounts, func(m Mount) bool { return uint64(m.ID) == st.Mnt_id }) // 0 before Linux 5.8
+		if i >= 0 && mounts[i].SuperReadOnly && !slices.Contains(found, mounts[i].Target) {
+			found = append(found, mounts[i].Target)
+		}
+	}
+	return found, nil
 }
 
 // refusedHooks are the hooks that must not be run, each once.

@@ -30,6 +30,7 @@ type State struct {
 	Down      Down
 	Clocks    []Clock
 	Perms     []Perm
+	NoWrites  []string             // mount points of read-only file systems for private layers
 	Refused   []*hook.RefusedError // hooks, and directories of them
 	Autofs    *Autofs              // nil: levelfs's master map is not installed
 	Hung      []Process

@@ -68,6 +68,7 @@ const (
 	PrivateOfNobody Code = "LV231"
 	Unfinished      Code = "LV232"
 	StalePrivate    Code = "LV233"
+	NoWrites        Code = "LV234"
 	ServersDown     Code = "LV240"
 	OldAnswers      Code = "LV241"
 	ClockAhead      Code = "LV242"
@@ -272,6 +273,9 @@ func Kinds() []Kind {
 		{StalePrivate, "Private files that a level has overtaken", Warning,
 			"A private file hides a shared one that has changed since it was made, or come, or gone: what the level brings is not seen. Under a view that is not mounted, it is the level that the next mount gives. Where the lists of the levels' files are not here, it is not found: levelfs check --deep makes them, and so does levelfs diff.",
 			"levelfs diff shows them. levelfs adopt settles one: the private file, the shared one, or both merged; levelfs reset takes it out of the way."},
+		{NoWrites, "Private layers that cannot be written", Critical,
+			"Private layers lie on a file system that is read-only: no view with one of them can be mounted, and what is mounted cannot be written.",
+			"The kernel makes a file system read-only after an error: its log says why. Check the file system, and remount it."},
 		{ServersDown, "No inventory server answers", Warning,
 			"A map found no inventory server that answers. Mounts get the last known levels, for as long as keep in levelfs.toml says.",
 			"See that the server runs and answers. The note goes with the next answer."},

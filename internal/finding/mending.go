@@ -56,6 +56,7 @@ func mendings() []Mending {
 		{PrivateOfNobody, Ask, "It moves the whole private layer into a dated backup, unless a view uses it. Nothing is deleted."},
 		{Unfinished, Safe, "It removes the file, or the directory if it is empty, under the lock of the private layer."},
 		{StalePrivate, Manual, "Which of the two files is right, a person has to say."},
+		{NoWrites, Manual, "It remounts nothing: the kernel may have had its reasons."},
 		{ServersDown, Safe, "If the inventory has answered the check, it removes the note."},
 		{OldAnswers, Safe, "If the inventory has answered the check, it removes the note; the answers are renewed at the next access."},
 		{ClockAhead, Manual, "It sets no clocks."},
