@@ -136,8 +136,10 @@ func runStatus(cmd *cobra.Command, asJSON bool, log *logrus.Logger) error {
 func addShares(c *config.Config, views []mounter.View, statuses []viewStatus) {
 	layers := make([][]sharing.Layer, len(views))
 	active := make([]bool, len(views))
+	store := cache.Cache{Dir: c.CacheDir()}
 	for i, v := range views {
-		layers[i] = sharing.Layers(v, (cache.Cache{Dir: c.CacheDir()}).Layers(v.Name, v.AboveNames()))
+		level, _, _ := store.Level(v.Name) // nil if it is not there
+		layers[i] = sharing.Layers(v, store.Layers(level, v.AboveNames()))
 		active[i] = statuses[i].XIP == string(mounter.Active)
 	}
 	for i, share := range sharing.Shares(layers, active) {

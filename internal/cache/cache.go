@@ -18,6 +18,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -125,11 +126,11 @@ func (c Cache) Above(names []string) (layers []ldapmap.Layer, oldest time.Time, 
 	return layers, oldest, nil
 }
 
-// Layers returns the definitions of a view's layers: those of the level, and those above it,
-// whose names are given. One that is not here is left out.
-func (c Cache) Layers(level string, above []string) (layers []ldapmap.Layer) {
-	if r, _, err := c.Level(level); err == nil {
-		layers = r.Layers
+// Layers returns the definitions of a view's layers: those of the level, nil if it is not
+// known, and those above it, whose names are given. One that is not here is left out.
+func (c Cache) Layers(level *ldapmap.Resolution, above []string) (layers []ldapmap.Layer) {
+	if level != nil {
+		layers = slices.Clip(level.Layers)
 	}
 	for _, name := range above {
 		if found, _, err := c.Above([]string{name}); err == nil {

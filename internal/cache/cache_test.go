@@ -253,10 +253,15 @@ func TestAbove(t *testing.T) {
 			}
 		}
 	}
-	if got := c.Layers("emacs@1", []string{"host", "none"}); len(got) != len(r.Layers)+1 || got[len(got)-1].Name != "host" {
+	level, _, err := c.Level("emacs@1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := c.Layers(level, []string{"host", "none"}); len(got) != len(r.Layers)+1 || got[len(got)-1].Name != "host" {
 		t.Errorf("%+v", got)
 	}
-	if got := c.Layers("emacs@none", nil); got != nil {
+	none, _, _ := c.Level("emacs@none")
+	if got := c.Layers(none, nil); got != nil {
 		t.Errorf("%+v", got)
 	}
 	// The level is the same for who has none above it.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"sync"
 
 	"github.com/levelfs/levelfs/internal/diff"
 	"github.com/levelfs/levelfs/internal/private"
@@ -21,22 +20,11 @@ const staleNamed = 3
 // be read, nothing is written: lists of files that are not here are not made of the images,
 // and what cannot be compared without them is left out.
 func (g *gatherer) compare(ctx context.Context) {
-	next := make(chan *Private)
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			for p := range next {
-				g.compareOne(ctx, p)
-			}
-		})
-	}
-	for i := range g.Private {
+	each(4, len(g.Private), func(i int) {
 		if p := &g.Private[i]; !p.NoComponent && !p.NoAccount {
-			next <- p
+			g.compareOne(ctx, p)
 		}
-	}
-	close(next)
-	all.Wait()
+	})
 }
 
 func (g *gatherer) compareOne(ctx context.Context, p *Private) {

@@ -61,8 +61,9 @@ func Gather(ctx context.Context, c *config.Config, o Options) (*State, error) {
 type gatherer struct {
 	*State
 	options Options
-	limit   time.Duration // of one look
-	mu      sync.Mutex    // of Unchecked
+	mounted []*ldapmap.Resolution // the levels of the views, as far as mounts have left them in the cache
+	limit   time.Duration         // of one look
+	mu      sync.Mutex            // of Unchecked
 }
 
 // unchecked notes what could not be looked at.
@@ -79,7 +80,8 @@ func (s *State) about(component, level string) bool {
 	})
 }
 
-// mounts reads the kernel's tables, which touches no mounted file system.
+// mounts reads the kernel's tables, which touches no mounted file system, and what mounts have
+// left in the cache.
 func (g *gatherer) mounts() error {
 	infos, err := mountinfo.GetMounts(nil)
 	if err != nil {
@@ -93,6 +95,8 @@ func (g *gatherer) mounts() error {
 	if err != nil {
 		return err
 	}
+	store := cache.Cache{Dir: g.Config.CacheDir()}
+	levels := make(map[string]*ldapmap.Resolution) // as mounts have left them; nil: it is not there
 	for _, v := range views {
 		component, _, _ := strings.Cut(v.Name, "@")
 		if !g.about(component, v.Name) {
@@ -102,8 +106,16 @@ func (g *gatherer) mounts() error {
 		if view.Pinned(v) {
 			_, who.Level, _ = strings.Cut(v.Name, "@")
 		}
+		level, seen := levels[v.Name]
+		if !seen {
+			level, _, _ = store.Level(v.Name)
+			levels[v.Name] = level
+			if level != nil {
+				g.mounted = append(g.mounted, level)
+			}
+		}
 		g.Views = append(g.Views, View{View: v, Asker: who, Since: v.Since(g.Config.RunDir()),
-			Definitions: (cache.Cache{Dir: g.Config.CacheDir()}).Layers(v.Name, v.AboveNames())})
+			Definitions: store.Layers(level, v.AboveNames())})
 	}
 	g.Defaults, err = overlayDefaults("/sys/module/overlay/parameters")
 	return err
@@ -141,17 +153,22 @@ func overlayDefaults(dir string) (map[string]string, error) {
 // look reads each view's root directory, and asks whether what lies in shared memory is
 // executed in place.
 func (g *gatherer) look(ctx context.Context) {
-	next := make(chan *View)
+	each(8, len(g.Views), func(i int) { g.lookInto(ctx, &g.Views[i]) })
+}
+
+// each calls do for 0 to n-1, so many at once.
+func each(atOnce, n int, do func(i int)) {
+	next := make(chan int)
 	var all sync.WaitGroup
-	for range 8 {
+	for range atOnce {
 		all.Go(func() {
-			for v := range next {
-				g.lookInto(ctx, v)
+			for i := range next {
+				do(i)
 			}
 		})
 	}
-	for i := range g.Views {
-		next <- &g.Views[i]
+	for i := range n {
+		next <- i
 	}
 	close(next)
 	all.Wait()

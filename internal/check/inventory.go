@@ -52,7 +52,7 @@ func (g *gatherer) inventory(ctx context.Context) {
 	g.accounts(ctx)
 	g.sizes(ctx)
 
-	wants, mounted := g.Wants, g.mountedLevels()
+	wants, mounted := g.Wants, g.mounted
 	all := g.options.All
 	found, err := Try(ctx, g.limit, func(ctx context.Context) (found, error) { return locate(ctx, g.Config, wants, mounted, all) })
 	if err != nil {
@@ -345,22 +345,6 @@ func treeBytes(ctx context.Context, dir string) (total int64, err error) {
 		return nil
 	})
 	return total, err
-}
-
-// mountedLevels are the mounted levels, as the mount helper found them in the cache.
-func (g *gatherer) mountedLevels() []*ldapmap.Resolution {
-	var levels []*ldapmap.Resolution
-	g.Levels = make(map[string]*ldapmap.Resolution)
-	for _, v := range g.Views {
-		if _, seen := g.Levels[v.Name]; seen {
-			continue
-		}
-		r, _, err := (cache.Cache{Dir: g.Config.CacheDir()}).Level(v.Name)
-		if g.Levels[v.Name] = r; err == nil {
-			levels = append(levels, r)
-		}
-	}
-	return levels
 }
 
 // found is what of the levels is on this machine.

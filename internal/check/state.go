@@ -36,9 +36,6 @@ type State struct {
 	Hung      []Process
 	Unchecked []Unchecked
 
-	// Levels are the definitions of the mounted ones, as the mounts have left them in the cache.
-	Levels map[string]*ldapmap.Resolution
-
 	PrivateBytes int64 // in all private layers; -1: not asked for, or not known
 }
 
