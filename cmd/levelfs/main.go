@@ -18,9 +18,9 @@ import (
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/dcss"
+	"github.com/levelfs/levelfs/internal/hook"
 )
 
 // Exit status of every verb.
@@ -47,7 +47,7 @@ func main() {
 }
 
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), endings()...)
+	ctx, stop := signal.NotifyContext(context.Background(), hook.Endings()...)
 	defer stop()
 	log := logrus.New()
 	log.SetOutput(stderr)
@@ -131,16 +131,6 @@ EXIT STATUS
 		}
 	}
 	return failed
-}
-
-// endings are the signals that ask for an end, after which is undone what was begun: also
-// that of a terminal or a connection that is gone, but for who is to outlive it (nohup(1)).
-func endings() []os.Signal {
-	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
-	if !signal.Ignored(unix.SIGHUP) {
-		signals = append(signals, unix.SIGHUP)
-	}
-	return signals
 }
 
 // A checkError is the exit status of a verb that checks, or runs a command. What a check

@@ -37,12 +37,6 @@ What a roll-out is at is written in the inventory, in one entry below the compon
 any host that may change the inventory can go on with it. A verb that was interrupted
 is completed by the same verb, given once more.`
 
-// componentPart is the component of a level's full name.
-func componentPart(level string) string {
-	component, _, _ := strings.Cut(level, "@")
-	return component
-}
-
 func newRolloutStart() *cobra.Command {
 	var o changeOptions
 	var wanted edit.Start

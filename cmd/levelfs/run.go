@@ -16,6 +16,7 @@ import (
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/edit"
+	"github.com/levelfs/levelfs/internal/hook"
 	"github.com/levelfs/levelfs/internal/trial"
 	"github.com/levelfs/levelfs/internal/view"
 	"github.com/levelfs/levelfs/ldapmap"
@@ -225,7 +226,7 @@ func enter(ctx context.Context, user bool, args []string) error {
 // leaveSignals gives the signals that main waits for back to whoever is executed next, those
 // that are to be ignored among them. It is an error if one has come already.
 func leaveSignals(ctx context.Context) error {
-	signal.Reset(endings()...)
+	signal.Reset(hook.Endings()...)
 	return ctx.Err()
 }
 

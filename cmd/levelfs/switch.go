@@ -7,7 +7,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/cache"
 	"github.com/levelfs/levelfs/internal/config"
@@ -128,7 +126,7 @@ type switcher struct {
 	stderr  io.Writer
 	log     *logrus.Logger
 	views   []mounter.View
-	pipe    chan os.Signal // see deafen
+	hear    func() // ends hook.Deafen; nil for a dry run
 }
 
 // newSwitcher opens the inventory, looks what is mounted, and ends switches that were
@@ -153,7 +151,7 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 		s.Close()
 		return nil, fmt.Errorf("change a view: %w", fs.ErrPermission)
 	}
-	sw.deafen()
+	sw.hear = hook.Deafen()
 	var concerned []mounter.View
 	for _, v := range views {
 		if component == "" || componentOf(v) == component {
@@ -171,18 +169,10 @@ func newSwitcher(ctx context.Context, out io.Writer, component string, o switchO
 	return sw, nil
 }
 
-// deafen has writing to who does not read any more, as in "2>&1 | head -1", fail instead of
-// ending the process: between two hooks the second, which starts again what the first has
-// stopped, would never run. Until Close; whom the process executes it does not concern.
-func (s *switcher) deafen() {
-	s.pipe = make(chan os.Signal, 1)
-	signal.Notify(s.pipe, unix.SIGPIPE)
-}
-
 // Close ends what newSwitcher has begun.
 func (s *switcher) Close() {
-	if s.pipe != nil {
-		signal.Stop(s.pipe)
+	if s.hear != nil {
+		s.hear()
 	}
 	s.site.Close()
 }
@@ -196,8 +186,11 @@ func heal(ctx context.Context, c *config.Config, views []mounter.View, log *logr
 	return len(healed) > 0, err
 }
 
-func componentOf(v mounter.View) string {
-	component, _, _ := strings.Cut(v.Name, "@")
+func componentOf(v mounter.View) string { return componentPart(v.Name) }
+
+// componentPart is the component of a level's full name.
+func componentPart(level string) string {
+	component, _, _ := strings.Cut(level, "@")
 	return component
 }
 

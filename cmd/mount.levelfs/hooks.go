@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"os"
 	"os/signal"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/levelfs/levelfs/internal/config"
 	"github.com/levelfs/levelfs/internal/hook"
@@ -70,12 +67,8 @@ func withHooks(ctx context.Context, c *config.Config, r *ldapmap.Resolution, pla
 // again what the first has stopped: a terminal that hangs up ends the context, too, and from
 // here on it ends nothing if nobody reads any more what is said.
 func untilEnd(ctx context.Context) (context.Context, context.CancelFunc) {
-	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE)
-	signals := []os.Signal{unix.SIGINT, unix.SIGTERM}
-	if !signal.Ignored(unix.SIGHUP) {
-		signals = append(signals, unix.SIGHUP)
-	}
-	return signal.NotifyContext(ctx, signals...)
+	hook.Deafen()
+	return signal.NotifyContext(ctx, hook.Endings()...)
 }
 
 // noteHelper has umount(8) call umount.levelfs for the view, if there are hooks for it.
