@@ -3,7 +3,6 @@ package test
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -90,29 +89,8 @@ func (f *fleet) guest(name, more string) *guest {
 	}
 	g.Configure(more + f.source() + fmt.Sprintf("[report]\nenable = true\nbind-dn = %q\npassword-file = %q\n", testenv.HostDN(name), password))
 	g.target = g.Mkdir("sw/emacs")
-	holder := exec.Command("unshare", "--mount", "--propagation", "private", "sh", "-c", untilEOF)
-	in, err := holder.StdinPipe()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	out, err := holder.StdoutPipe()
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	if err := holder.Start(); err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() {
-		in.Close()
-		if err := holder.Wait(); err != nil {
-			f.t.Error(err)
-		}
-		wantNothingLeft(f.t, g.Root, g.Store)
-	})
-	if _, err := out.Read(make([]byte, 1)); err != nil {
-		f.t.Fatal(err)
-	}
-	g.pid = holder.Process.Pid
+	f.t.Cleanup(func() { wantNothingLeft(f.t, g.Root, g.Store) })
+	g.pid, _ = startProcess(f.t, "unshare", "--mount", "--propagation", "private", "sh", "-c", untilEOF)
 	g.seen = fmt.Sprintf("/proc/%d/root%s", g.pid, g.target)
 	g.Levelfs, g.Helper = f.within(g, "levelfs", g.Levelfs), f.within(g, "mount.levelfs", g.Helper)
 	return g

@@ -77,18 +77,23 @@ const untilEOF = `echo; read -r _ || exit 0`
 // input. It has begun what it is to do when it has written a line.
 func (r *rig) start(name string, args ...string) (pid int, end func()) {
 	r.t.Helper()
+	return startProcess(r.t, name, args...)
+}
+
+func startProcess(t *testing.T, name string, args ...string) (pid int, end func()) {
+	t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Dir = "/"
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	ended := false
 	end = func() {
@@ -98,12 +103,12 @@ func (r *rig) start(name string, args ...string) (pid int, end func()) {
 		ended = true
 		stdin.Close()
 		if err := cmd.Wait(); err != nil {
-			r.t.Errorf("%s: %v", cmd, err)
+			t.Errorf("%s: %v", cmd, err)
 		}
 	}
-	r.t.Cleanup(end)
+	t.Cleanup(end)
 	if _, err := stdout.Read(make([]byte, 64)); err != nil {
-		r.t.Fatalf("%s: %v", cmd, err)
+		t.Fatalf("%s: %v", cmd, err)
 	}
 	return cmd.Process.Pid, end
 }
