@@ -130,20 +130,16 @@ func (s *outdated) process(pid int) error {
 
 // space is the mount table that the process sees, by the mounts' numbers.
 func (s *outdated) space(pid int) (map[int]*mountinfo.Info, error) {
-	namespace, err := os.Readlink(proc(pid, "ns/mnt"))
+	key, err := spaceKey(pid)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.Readlink(proc(pid, "root"))
-	if err != nil {
-		return nil, err
-	}
-	if known := s.spaces[namespace+root]; known != nil {
+	if known := s.spaces[key]; known != nil {
 		return known, nil
 	}
 	mounts, err := table(pid)
 	if err == nil {
-		s.spaces[namespace+root] = mounts
+		s.spaces[key] = mounts
 	}
 	return mounts, err
 }

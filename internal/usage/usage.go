@@ -169,15 +169,10 @@ func (s *search) under(layers []string) []int {
 // space returns the mounts that the process sees, and notes the views among them that
 // are not mounted here.
 func (s *search) space(pid int) (*space, error) {
-	namespace, err := os.Readlink(proc(pid, "ns/mnt"))
+	key, err := spaceKey(pid)
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.Readlink(proc(pid, "root"))
-	if err != nil {
-		return nil, err
-	}
-	key := namespace + root
 	if known := s.spaces[key]; known != nil {
 		return known, nil
 	}

@@ -104,3 +104,14 @@ func pids() ([]int, error) {
 func proc(pid int, name string) string {
 	return filepath.Join("/proc", strconv.Itoa(pid), name)
 }
+
+// spaceKey is the same for processes that see the same mounts: those of one mount namespace
+// with one root directory.
+func spaceKey(pid int) (string, error) {
+	namespace, err := os.Readlink(proc(pid, "ns/mnt"))
+	if err != nil {
+		return "", err
+	}
+	root, err := os.Readlink(proc(pid, "root"))
+	return namespace + root, err
+}

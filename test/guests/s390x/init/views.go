@@ -76,15 +76,7 @@ func (g *checks) views() {
 
 // detach detaches the devices of these names, which are all that there are.
 func (g *checks) detach(names ...string) error {
-	devices, err := g.driver.List()
-	if err != nil {
-		return err
-	}
-	var found []string
-	for _, d := range devices {
-		found = append(found, d.Name)
-	}
-	if err := is("attached", fmt.Sprint(found), fmt.Sprint(names)); err != nil {
+	if err := g.attached(names...); err != nil {
 		return err
 	}
 	for _, name := range names {
